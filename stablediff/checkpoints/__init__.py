@@ -1,0 +1,1 @@
+"""Bytes on disk <-> models: finding, recognising, reading and writing checkpoints."""

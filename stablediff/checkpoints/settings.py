@@ -1,0 +1,224 @@
+"""The JSON files of a diffusers folder -> our configs. What we cannot draw with is refused here, by name."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from stablediff.config import CLIPConfig, Kind, ModelConfig, ScheduleConfig, UNetConfig, VAEConfig
+from stablediff.errors import CheckpointError
+
+Settings = Mapping[str, Any]
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises CheckpointError if it is missing or broken."""
+    try:
+        if path.stat().st_size > 2**20:
+            raise CheckpointError(f"{path} is larger than any settings file: get the model again.")
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing: the model's folder is not complete, get it again.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}. Get the model again.") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path} is not a table of settings: get the model again.")
+    return settings
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """All configs of a folder with model_index.json. Raises CheckpointError for architectures that are not ours."""
+    index = read_settings(folder / "model_index.json")
+    if "unet" not in index or "vae" not in index:
+        raise CheckpointError(
+            f"{folder} holds a {index.get('_class_name', 'pipeline of an unknown class')}, and only Stable Diffusion "
+            "1.x, 2.x and SDXL are supported. Choose one of those."
+        )
+    try:
+        unet = unet_config(read_settings(folder / "unet" / "config.json"))
+        vae = vae_config(read_settings(folder / "vae" / "config.json"))
+        schedule = schedule_config(read_settings(folder / "scheduler" / "scheduler_config.json"))
+        names = [name for name in ("text_encoder", "text_encoder_2") if _present(index, name)]
+        if not names or (unet.added_conditioning == "text_time" and len(names) == 1):
+            raise CheckpointError(f"{folder} lacks a text encoder (perhaps an SDXL refiner): take a full base model.")
+        penultimate = unet.added_conditioning == "text_time"
+        text = tuple(clip_config(read_settings(folder / name / "config.json"), penultimate) for name in names)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"the settings in {folder} do not fit together ({error!r}): get the model again."
+        ) from error
+    kind = kind_of(unet)
+    return ModelConfig(
+        kind=kind,
+        text_encoders=text,
+        unet=unet,
+        vae=vae,
+        schedule=schedule,
+        zero_empty_negative=bool(index.get("force_zeros_for_empty_prompt", kind == "sdxl")),
+    )
+
+
+def _present(index: Settings, name: str) -> bool:
+    entry = index.get(name)
+    return isinstance(entry, list) and entry != [None, None]
+
+
+def kind_of(unet: UNetConfig) -> Kind:
+    if unet.added_conditioning == "text_time":
+        return "sdxl"
+    if unet.added_conditioning == "text":
+        return "custom"
+    return "sd2" if unet.linear_projection else "sd1"
+
+
+def _refuse_others(settings: Settings, supported: Mapping[str, Any], what: str) -> None:
+    """Settings that change the arithmetic must have the value that ours has (or be absent)."""
+    for name, value in supported.items():
+        if settings.get(name, value) != value:
+            raise CheckpointError(
+                f"this {what} has {name} = {settings[name]!r}, and only {value!r} is supported: it is a variant of "
+                "Stable Diffusion that this program does not know."
+            )
+
+
+def clip_config(settings: Settings, penultimate: bool) -> CLIPConfig:
+    hidden = int(settings["hidden_size"])
+    activation = settings.get("hidden_act", "quick_gelu")
+    if activation not in ("quick_gelu", "gelu"):
+        raise CheckpointError(f"this text encoder has hidden_act = {activation!r}: only quick_gelu and gelu are known.")
+    architectures = settings.get("architectures") or ["CLIPTextModel"]
+    vocab_size = int(settings.get("vocab_size", 49408))
+    eos = int(settings.get("eos_token_id", 2))
+    return CLIPConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        intermediate_size=int(settings.get("intermediate_size", 4 * hidden)),
+        num_layers=int(settings["num_hidden_layers"]),
+        num_heads=int(settings["num_attention_heads"]),
+        max_length=int(settings.get("max_position_embeddings", 77)),
+        activation=activation,
+        layer_norm_eps=float(settings.get("layer_norm_eps", 1e-5)),
+        projection_size=int(settings["projection_dim"]) if "CLIPTextModelWithProjection" in architectures else None,
+        # Old settings say 2 where they mean the end token, which is the last of CLIP's vocabulary.
+        eos_token_id=vocab_size - 1 if eos == 2 else eos,
+        context_layer=-2 if penultimate else -1,
+        context_norm=not penultimate,
+    )
+
+
+def unet_config(settings: Settings) -> UNetConfig:
+    _refuse_others(
+        settings,
+        {
+            "act_fn": "silu",
+            "center_input_sample": False,
+            "class_embed_type": None,
+            "conv_in_kernel": 3,
+            "conv_out_kernel": 3,
+            "cross_attention_norm": None,
+            "downsample_padding": 1,
+            "dual_cross_attention": False,
+            "encoder_hid_dim": None,
+            "flip_sin_to_cos": True,
+            "freq_shift": 0,
+            "mid_block_scale_factor": 1,
+            "mid_block_type": "UNetMidBlock2DCrossAttn",
+            "num_class_embeds": None,
+            "only_cross_attention": False,
+            "resnet_time_scale_shift": "default",
+            "resnet_skip_time_act": False,
+            "reverse_transformer_layers_per_block": None,
+            "time_embedding_type": "positional",
+            "time_embedding_dim": None,
+            "time_embedding_act_fn": None,
+            "timestep_post_act": None,
+            "attention_type": "default",
+        },
+        "U-Net",
+    )
+    channels = tuple(settings["block_out_channels"])
+    levels = len(channels)
+    down, up = settings["down_block_types"], settings["up_block_types"]
+    known = {"CrossAttnDownBlock2D": True, "DownBlock2D": False, "CrossAttnUpBlock2D": True, "UpBlock2D": False}
+    unknown = {*down, *up} - known.keys()
+    if unknown:
+        raise CheckpointError(f"this U-Net has blocks of type {', '.join(unknown)}, which this program does not know.")
+    has_attention = [known[name] for name in down]
+    if len(down) != levels or has_attention != [known[name] for name in reversed(up)]:
+        raise CheckpointError(f"this U-Net goes down by {down} and up by {up}: only mirror images are supported.")
+
+    def per_level(value: Any) -> tuple[int, ...]:
+        return tuple(value) if isinstance(value, (list, tuple)) else (int(value),) * levels
+
+    depth = per_level(settings.get("transformer_layers_per_block", 1))
+    layers = per_level(settings.get("layers_per_block", 2))
+    if len(set(layers)) != 1:
+        raise CheckpointError(f"this U-Net has {layers} layers a level: only the same number everywhere is supported.")
+    # What the settings call the heads' width is, for historical reasons, their number.
+    heads = settings.get("num_attention_heads") or settings.get("attention_head_dim", 8)
+    added: Any = settings.get("addition_embed_type") or "none"
+    if added not in ("none", "text", "text_time"):
+        raise CheckpointError(f"this U-Net has addition_embed_type = {added!r}: only text and text_time are known.")
+    return UNetConfig(
+        in_channels=int(settings["in_channels"]),
+        out_channels=int(settings["out_channels"]),
+        channels=channels,
+        num_resnets=layers[0],
+        transformer_depth=tuple(d if has else 0 for d, has in zip(depth, has_attention, strict=True)),
+        mid_transformer_depth=depth[-1],
+        num_heads=per_level(heads),
+        context_dim=int(settings["cross_attention_dim"]),
+        linear_projection=bool(settings.get("use_linear_projection", False)),
+        upcast_attention=bool(settings.get("upcast_attention") or False),
+        norm_groups=int(settings.get("norm_num_groups", 32)),
+        norm_eps=float(settings.get("norm_eps", 1e-5)),
+        added_conditioning=added,
+        added_text_heads=int(settings.get("addition_embed_type_num_heads") or 64),
+        added_size_dim=int(settings.get("addition_time_embed_dim") or 256),
+        added_input_dim=int(settings.get("projection_class_embeddings_input_dim") or 2816),
+        guidance_embedding_dim=settings.get("time_cond_proj_dim"),
+    )
+
+
+def vae_config(settings: Settings) -> VAEConfig:
+    _refuse_others(settings, {"act_fn": "silu", "shift_factor": None, "latents_mean": None, "latents_std": None}, "VAE")
+    types = {*settings["down_block_types"], *settings["up_block_types"]}
+    if types - {"DownEncoderBlock2D", "UpDecoderBlock2D"}:
+        raise CheckpointError(f"this VAE has blocks of type {', '.join(types)}, which this program does not know.")
+    return VAEConfig(
+        in_channels=int(settings.get("in_channels", 3)),
+        out_channels=int(settings.get("out_channels", 3)),
+        latent_channels=int(settings.get("latent_channels", 4)),
+        channels=tuple(settings["block_out_channels"]),
+        num_resnets=int(settings.get("layers_per_block", 1)),
+        norm_groups=int(settings.get("norm_num_groups", 32)),
+        mid_attention=bool(settings.get("mid_block_add_attention", True)),
+        quant_conv=bool(settings.get("use_quant_conv", True)),
+        post_quant_conv=bool(settings.get("use_post_quant_conv", True)),
+        scaling_factor=float(settings.get("scaling_factor", 0.18215)),
+        force_upcast=bool(settings.get("force_upcast", False)),
+        patch_size=int(settings.get("patch_size", 1)),
+    )
+
+
+def schedule_config(settings: Settings) -> ScheduleConfig:
+    _refuse_others(settings, {"trained_betas": None}, "scheduler")
+    beta_schedule = settings.get("beta_schedule", "linear")
+    prediction = settings.get("prediction_type", "epsilon")
+    for name, value, known in (
+        ("beta_schedule", beta_schedule, ("linear", "scaled_linear", "squaredcos_cap_v2")),
+        ("prediction_type", prediction, ("epsilon", "v_prediction", "sample")),
+    ):
+        if value not in known:
+            raise CheckpointError(f"this scheduler has {name} = {value!r}: only {', '.join(known)} are known.")
+    return ScheduleConfig(
+        num_train_timesteps=int(settings.get("num_train_timesteps", 1000)),
+        beta_schedule=beta_schedule,
+        beta_start=float(settings.get("beta_start", 0.0001)),
+        beta_end=float(settings.get("beta_end", 0.02)),
+        prediction_type=prediction,
+        rescale_zero_snr=bool(settings.get("rescale_betas_zero_snr", False)),
+        spacing=cast("str | None", settings.get("timestep_spacing")),
+        steps_offset=int(settings.get("steps_offset", 0)),
+        set_alpha_to_one=bool(settings.get("set_alpha_to_one", True)),
+    )

@@ -1,0 +1,45 @@
+"""What a checkpoint's makers meant it to be run with, as far as its settings and its name tell."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from stablediff.config import Defaults, ModelConfig
+
+
+def suggest_defaults(config: ModelConfig, name: str, folder: Path | None = None) -> Defaults:
+    """Steps, guidance, sampler and size. Distilled models (LCM, Turbo, Lightning) need few steps and no guidance."""
+    scheduler = _read(folder / "scheduler" / "scheduler_config.json") if folder else {}
+    scheduler_class = str(scheduler.get("_class_name", ""))
+    side = _side(config, folder)
+    if config.unet.guidance_embedding_dim or scheduler_class == "LCMScheduler" or re.search(r"\blcm\b", _words(name)):
+        guidance = 8.0 if config.unet.guidance_embedding_dim else 1.0
+        return Defaults(num_steps=4, guidance_scale=guidance, sampler="lcm", width=side, height=side)
+    spaced_for_few = scheduler.get("timestep_spacing") == "trailing" and scheduler_class.startswith("Euler")
+    if re.search(r"\b(turbo|lightning|hyper)\b", _words(name)) or (
+        spaced_for_few and not config.schedule.rescale_zero_snr
+    ):
+        return Defaults(num_steps=4, guidance_scale=1.0, sampler="euler_ancestral", width=side, height=side)
+    if config.kind == "custom":
+        return Defaults(num_steps=25, guidance_scale=4.0, sampler="ddim", width=side, height=side)
+    return Defaults(guidance_scale=6.0 if config.kind == "sdxl" else 7.5, width=side, height=side)
+
+
+def _words(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", " ", name.lower())
+
+
+def _side(config: ModelConfig, folder: Path | None) -> int:
+    """The size that the model was trained at, in pixels."""
+    cells = _read(folder / "unet" / "config.json").get("sample_size") if folder else None
+    if isinstance(cells, int) and 8 <= cells <= 256:
+        return cells * config.vae.downscale
+    if config.kind == "sdxl":
+        return 1024
+    return 768 if config.kind == "sd2" and config.schedule.prediction_type == "v_prediction" else 512
+
+
+def _read(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded

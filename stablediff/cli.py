@@ -1,0 +1,286 @@
+"""The command line: `python -m stablediff generate "a red apple" --out apple.png`."""
+
+import argparse
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from tqdm import tqdm
+
+from stablediff.checkpoints.locate import BUNDLED, DEFAULT_MODEL
+from stablediff.diffusion.samplers import SAMPLERS
+from stablediff.diffusion.spacing import SPACINGS
+from stablediff.errors import RequestError, StableDiffError
+from stablediff.generate import Result, Update, generate
+from stablediff.images import open_image, read_parameters, save_png
+from stablediff.pipeline import Pipeline, load
+from stablediff.recipe import to_request
+from stablediff.request import Request
+from stablediff.version import __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for the user, exit code 2, and no usage text in the way."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"stablediff: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one sub-command. -> 0 done, 2 something that the user can put right, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except StableDiffError as error:
+        print(f"stablediff: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stablediff: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m stablediff", description="Stable Diffusion, written from scratch.")
+    parser.add_argument("--version", action="version", version=f"stablediff {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    draw = commands.add_parser("generate", help="draw pictures from a prompt")
+    draw.set_defaults(run=_generate)
+    draw.add_argument(
+        "prompt", nargs="?", help='what to draw, as "red apple, flat style"; (word:1.3) and [word] weigh words'
+    )
+    draw.add_argument("--out", type=Path, metavar="FILE.png", help="where to (default: named after the prompt)")
+    draw.add_argument("--negative", default=None, metavar="TEXT", help="what to steer away from")
+    draw.add_argument("--steps", type=_whole, metavar="N", help="denoising steps: more are slower and finer")
+    draw.add_argument("--guidance", type=_number, metavar="X", help="how closely to follow the prompt; 1 is off")
+    draw.add_argument("--guidance-rescale", type=_number, metavar="X", help="0 to 1, against overexposure")
+    draw.add_argument("--sampler", metavar="NAME", help=", ".join(SAMPLERS))
+    draw.add_argument("--spacing", metavar="NAME", help=f"which noise levels to visit: {', '.join(SPACINGS)}")
+    draw.add_argument("--eta", type=_number, metavar="X", help="fresh noise in ddim and euler_ancestral, 0 to 1")
+    draw.add_argument("--seed", type=_whole, metavar="N", help="the same seed draws the same picture")
+    draw.add_argument("--size", type=_size, metavar="WxH", help="in pixels, as 512x512")
+    draw.add_argument("--num-images", type=_whole, metavar="N", help="pictures, with the seeds N, N+1, …")
+    draw.add_argument("--init", type=Path, metavar="FILE", help="a picture to start from")
+    draw.add_argument("--mask", type=Path, metavar="FILE", help="draw only where this picture is white")
+    draw.add_argument("--strength", type=_number, metavar="X", help="how much to change --init, up to 1")
+    draw.add_argument("--like", type=Path, metavar="FILE.png", help="take all settings from this picture's recipe")
+    _add_model_options(draw)
+
+    models = commands.add_parser("models", help="list the models on this disk, or describe one")
+    models.set_defaults(run=_models)
+    models.add_argument("model", nargs="?", help="describe this one: its kind, sizes, and what was not read")
+    models.add_argument("--allow-pickle", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    names = ", ".join(BUNDLED)
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        help=f"{names}, a .safetensors file, a diffusers folder, or owner/name on the hub",
+    )
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
+    parser.add_argument(
+        "--prediction",
+        choices=["epsilon", "v_prediction", "sample"],
+        help="what the model predicts, if it is not as detected",
+    )
+    parser.add_argument("--allow-pickle", action="store_true", help="read .ckpt files (tensors only, never code)")
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,9})(?:[xX×*](\d{1,9}))?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: write width x height, as 512x512")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    request = _request(arguments)
+    out = _checked_out(arguments.out) if arguments.out else None
+    pipeline = _load(arguments)
+    result = _draw(pipeline, request)
+    for index in range(len(result.images)):
+        path = _numbered(out, index, request.num_images) if out else _free_name(request.prompt, result.seeds[index])
+        try:
+            save_png(result.images[index], path, result.parameters(index))
+        except OSError as error:
+            raise StableDiffError(
+                f"cannot write {path}: {error.strerror or error}. Free some space or choose another --out; "
+                f"--seed {result.seeds[index]} draws the same picture again"
+            ) from error
+        print(path)
+    for note in result.notes:
+        print(f"note: {note}", file=sys.stderr)
+    seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in result.seconds.items())
+    print(f"{seconds} · seed {result.request.seed}", file=sys.stderr)
+    return 130 if result.stopped else 0
+
+
+def _request(arguments: argparse.Namespace) -> Request:
+    """What was typed, over the recipe of `--like` if there is one."""
+    options: dict[str, object] = {}
+    if arguments.like is not None:
+        recipe = read_parameters(arguments.like)
+        if recipe is None:
+            raise RequestError(f"{arguments.like} holds no recipe: only a PNG that was saved with one can be repeated")
+        options = dict(to_request(recipe).__dict__)
+    elif arguments.prompt is None:
+        raise RequestError('say what to draw, as in: python -m stablediff generate "red apple, flat style"')
+    width, height = arguments.size or (None, None)
+    typed = {
+        "prompt": arguments.prompt,
+        "negative_prompt": arguments.negative,
+        "num_steps": arguments.steps,
+        "guidance_scale": arguments.guidance,
+        "guidance_rescale": arguments.guidance_rescale,
+        "sampler": arguments.sampler,
+        "spacing": arguments.spacing,
+        "eta": arguments.eta,
+        "seed": arguments.seed,
+        "width": width,
+        "height": height,
+        "num_images": arguments.num_images,
+        "init_image": open_image(arguments.init) if arguments.init else None,
+        "mask_image": open_image(arguments.mask) if arguments.mask else None,
+        "strength": arguments.strength,
+    }
+    return Request(**{**options, **{name: value for name, value in typed.items() if value is not None}})
+
+
+def _checked_out(out: Path) -> Path:
+    """Says before the work, not after it, that the picture could not be kept."""
+    if out.suffix.lower() != ".png":
+        raise RequestError(f"--out {out} does not end in .png, the format that keeps the picture's recipe: rename it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.is_dir() or not os.access(out.parent, os.W_OK):
+            raise PermissionError(None, "it is a folder" if out.is_dir() else "no permission to write there")
+    except OSError as error:
+        raise RequestError(f"cannot write --out {out}: {error.strerror}. Choose another place") from error
+    return out
+
+
+def _numbered(out: Path, index: int, count: int) -> Path:
+    return out if count == 1 else out.with_stem(f"{out.stem}-{index + 1}")
+
+
+def _free_name(prompt: str, seed: int) -> Path:
+    """A name after the prompt and the seed that no file has yet."""
+    slug = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:40] or "picture"
+    path = Path(f"{slug}-{seed}.png")
+    count = 1
+    while path.exists():
+        count += 1
+        path = Path(f"{slug}-{seed}-{count}.png")
+    return path
+
+
+def _load(arguments: argparse.Namespace) -> Pipeline:
+    pipeline = load(
+        arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        prediction_type=arguments.prediction,
+        allow_pickle=arguments.allow_pickle,
+    )
+    print(pipeline.describe(), file=sys.stderr)
+    if pipeline.report.dropped:
+        count, name = len(pipeline.report.dropped), arguments.model
+        print(
+            f"{count} tensors not needed and left out (python -m stablediff models {name} lists them)", file=sys.stderr
+        )
+    return pipeline
+
+
+def _draw(pipeline: Pipeline, request: Request) -> Result:
+    """Draws with a progress bar. Ctrl+C stops within a step and keeps what is finished; a second one breaks off."""
+    interrupted = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted = True
+
+    former = signal.signal(signal.SIGINT, stop)
+    try:
+        with tqdm(unit="step", leave=False, disable=None) as bar:
+            for event in generate(pipeline, request, should_stop=lambda: interrupted):
+                if isinstance(event, Update):
+                    bar.total = event.total
+                    bar.set_description(event.stage, refresh=False)
+                    bar.update(event.step - bar.n)
+                else:
+                    return event
+    finally:
+        signal.signal(signal.SIGINT, former)
+    raise AssertionError("generate ends with a Result")
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    if arguments.model is None:
+        for name, note in _list_models():
+            print(f"{name:<40} {note}")
+        return 0
+    pipeline = load(arguments.model, device="cpu", dtype="float32", allow_pickle=arguments.allow_pickle)
+    config, defaults = pipeline.config, pipeline.config.defaults
+    parts = [*pipeline.text_encoders, pipeline.unet, pipeline.vae]
+    names = [*(f"text encoder {i + 1}" for i in range(len(pipeline.text_encoders))), "U-Net", "autoencoder"]
+    print(f"{pipeline.name}: {pipeline.report.kind}")
+    print(f"  from           {pipeline.report.path}")
+    print(f"  stored as      {pipeline.report.stored_dtype.lower()}")
+    for name, part in zip(names, parts, strict=True):
+        print(f"  {name:<14} {sum(p.numel() for p in part.parameters()) / 1e6:.1f} M parameters")
+    print(f"  predicts       {config.schedule.prediction_type}, {config.schedule.beta_schedule} schedule")
+    print(
+        f"  by default     {defaults.width}x{defaults.height}, {defaults.num_steps} steps of {defaults.sampler}, "
+        f"guidance {defaults.guidance_scale:g}"
+    )
+    if pipeline.takes_mask:
+        print("  made for       inpainting")
+    for key in pipeline.report.dropped:
+        print(f"  not read       {key}")
+    return 0
+
+
+def _list_models() -> list[tuple[str, str]]:
+    """(name, note): the bundled models, and those in the hub's cache that look like Stable Diffusion."""
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    rows = [(name, "bundled" + (", the default" if name == DEFAULT_MODEL else "")) for name in BUNDLED]
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return rows
+    for repo in sorted(repos, key=lambda repo: repo.repo_id):
+        files = {file.file_name for revision in repo.revisions for file in revision.files}
+        if repo.repo_type == "model" and (
+            "model_index.json" in files or any(f.endswith(".safetensors") for f in files)
+        ):
+            rows.append((repo.repo_id, f"in the hub's cache, {repo.size_on_disk / 1e9:.1f} GB"))
+    return rows

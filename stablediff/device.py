@@ -1,0 +1,94 @@
+"""Where to compute and in which precision: decided once, and explained in a sentence."""
+
+from dataclasses import dataclass
+
+import torch
+
+from stablediff.errors import DeviceError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device, the precision of the networks on it, and why."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+    def vae_dtype(self, force_upcast: bool) -> torch.dtype:
+        """The autoencoder's precision: some overflow in float16."""
+        if self.dtype != torch.float16 or not force_upcast:
+            return self.dtype
+        return torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def choose_compute(device: str | None = None, dtype: str | None = None) -> Compute:
+    """The best device here (or the one asked for) and the fastest precision that is safe on it.
+
+    Raises DeviceError for a device that is not there, or a precision that it does not compute.
+    """
+    chosen = _device(device)
+    best, reason = _best_dtype(chosen)
+    if dtype is None or dtype == "auto":
+        return Compute(chosen, best, reason)
+    name = DTYPE_ALIASES.get(dtype, dtype)
+    if name not in DTYPES:
+        raise DeviceError(f"dtype {dtype!r} is not known: choose one of {', '.join(DTYPES)}, or auto")
+    if chosen.type == "cpu" and name == "float16":
+        raise DeviceError(
+            "float16 is hundreds of times slower than float32 on a CPU: leave --dtype away (a float16 checkpoint is "
+            "converted while it loads), or choose float32 or bfloat16"
+        )
+    slow = chosen.type == "cpu" and name == "bfloat16" and best != torch.bfloat16
+    asked = f"{name} as asked for" + (", though this CPU only emulates it, slowly" if slow else "")
+    return Compute(chosen, DTYPES[name], f"{_describe(chosen)}, {asked}")
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None or name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, ValueError) as error:
+        raise DeviceError(f"device {name!r} is not known: choose auto, cpu, cuda, cuda:0 or mps") from error
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }.get(device.type)
+    if available is None:
+        raise DeviceError(f"device {name!r} is not supported: choose auto, cpu, cuda or mps")
+    if not available:
+        raise DeviceError(f"there is no device {name!r} on this machine: choose auto or cpu")
+    return device
+
+
+def _best_dtype(device: torch.device) -> tuple[torch.dtype, str]:
+    where = _describe(device)
+    if device.type == "cuda":
+        return torch.float16, f"{where}, float16 (half the memory, full speed of its matrix units)"
+    if device.type == "mps":
+        return torch.float16, f"{where}, float16 (half of the shared memory)"
+    if cpu_computes_bfloat16():
+        return torch.bfloat16, f"{where}, bfloat16 (this CPU computes it, at up to twice the speed of float32)"
+    return torch.float32, f"{where}, float32 (this CPU has no bfloat16 arithmetic)"
+
+
+def cpu_computes_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16 products; without them it would be several times slower."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def _describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return "Apple GPU"
+    threads = torch.get_num_threads()
+    return f"CPU with {threads} thread{'s' if threads != 1 else ''}"

@@ -1,0 +1,1 @@
+"""Mathematics only: noise schedules, denoisers and samplers. Imports torch, and nothing of `models`."""

@@ -1,0 +1,25 @@
+"""What can go wrong, by type. Every message names the value that was wrong and says what to do next."""
+
+
+class StableDiffError(Exception):
+    """Anything that the user can put right; front ends show its text and nothing else."""
+
+
+class RequestError(StableDiffError, ValueError):
+    """A request asks for something that cannot be drawn (a bound, an unknown name, a bad picture)."""
+
+
+class CheckpointError(StableDiffError):
+    """A checkpoint cannot be found, read, or matched with a network that we know."""
+
+
+class DeviceError(StableDiffError):
+    """The device or the precision asked for is not available here."""
+
+
+class NumericalError(StableDiffError):
+    """A stage produced NaN or infinity in every precision that was tried."""
+
+
+class OutOfMemoryError(StableDiffError):
+    """The work does not fit into memory, even in its smallest form."""

@@ -1,0 +1,50 @@
+"""What to do when numbers overflow or memory runs out: never a black picture, never a crash without a word."""
+
+import gc
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from stablediff.errors import NumericalError
+
+_WIDER = {torch.float16: torch.bfloat16, torch.bfloat16: torch.float32}
+
+
+class NotFiniteError(Exception):
+    """A part produced NaN or infinity (at a sampling step, if there is one)."""
+
+    def __init__(self, step: int | None = None) -> None:
+        self.step = step
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
+
+
+def widen(parts: Sequence[nn.Module], stage: str, step: int | None) -> str:
+    """float16 -> bfloat16 -> float32, and a note for the user; from float32 on, NumericalError."""
+    dtype = dtype_of(parts[0])
+    where = f"stage {stage}" + (f", step {step}" if step else "")
+    if dtype not in _WIDER:
+        raise NumericalError(
+            f"the model gave numbers that are not finite ({where}, in {_name(dtype)}): try less guidance, smaller "
+            "prompt weights or another sampler; if that does not help, the checkpoint is damaged"
+        )
+    for part in parts:
+        part.to(_WIDER[dtype])
+    return f"{_name(dtype)} overflowed ({where}), so that part was done again in {_name(_WIDER[dtype])}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

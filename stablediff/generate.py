@@ -1,0 +1,338 @@
+"""The one function behind every front end: a request goes in, a progress report a step and the pictures come out.
+
+prompt -> context -> noise -> ⟲ denoise -> latents -> picture
+"""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from stablediff import recipe
+from stablediff.canvas import Canvas
+from stablediff.conditioning import ConditionedUNet, Conditioning, encode_prompts
+from stablediff.diffusion.denoiser import Denoise, Denoiser, Guidance, keep_known
+from stablediff.diffusion.noise import SeededNoise
+from stablediff.diffusion.samplers import SAMPLERS
+from stablediff.diffusion.spacing import step_sigmas
+from stablediff.errors import OutOfMemoryError, RequestError
+from stablediff.fallback import NotFiniteError, dtype_of, free_memory, is_out_of_memory, widen
+from stablediff.images import fit_image, mask_to_tensor, paste_known, to_images, to_pixels
+from stablediff.pipeline import Pipeline
+from stablediff.preview import Previewer
+from stablediff.request import Request
+from stablediff.version import __version__
+
+# Latent cells drawn at once. Small models gain from a batch; on a CPU big ones do not, and one picture comes sooner.
+_CELLS_AT_ONCE = {"cpu": 4096, "mps": 8192, "cuda": 32768}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Update:
+    """Where the work stands. `step` of `total` counts the denoising steps of all batches."""
+
+    stage: str  # "encode", "denoise" or "decode"
+    step: int
+    total: int
+    seconds_left: float | None = None  # of denoising; None until it is known
+    sigma: float | None = None  # the noise level that was reached
+    previews: tuple[Image.Image, ...] = ()
+    images: tuple[Image.Image, ...] = ()  # those that are finished
+
+
+@dataclass(frozen=True)
+class Result:
+    """The pictures, and all that is needed to make them again. `request` has nothing left open."""
+
+    images: tuple[Image.Image, ...]
+    seeds: tuple[int, ...]
+    request: Request
+    model: str
+    seconds: dict[str, float]  # per stage, and "total"
+    notes: tuple[str, ...] = ()  # what happened on the way that the user should know
+    stopped: bool = False
+
+    def parameters(self, index: int) -> str:
+        """The recipe of one picture, in the form that other programs read."""
+        return recipe.to_text(self.request, self.seeds[index], self.model, __version__)
+
+
+def generate(
+    pipeline: Pipeline, request: Request, should_stop: Callable[[], bool] = lambda: False
+) -> Iterator[Update | Result]:
+    """Draws. Yields an `Update` a step and one `Result` at the end.
+
+    Closing the generator, or `should_stop` returning True, ends the work within one step; in the second case the result
+    has what was finished before. Picture i has the seed `request.seed + i`, whatever the batch and the device.
+    Raises RequestError, NumericalError or OutOfMemoryError.
+    """
+    request = _resolve(request, pipeline)
+    run = _Run(pipeline, request, should_stop)
+    yield Update("encode", 0, run.total)
+    yield from run.encode()
+
+    seeds = [int(request.seed or 0) + i for i in range(request.num_images)]
+    images: list[Image.Image] = []
+    while len(images) < len(seeds) and not run.stopped:
+        batch = seeds[len(images) : len(images) + run.batch_size]
+        try:
+            latents = yield from run.denoise(batch, tuple(images))
+            if latents is not None:
+                yield Update("decode", run.steps_done, run.total, images=tuple(images))
+                images += run.decode(latents)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            run.shrink(len(batch))
+    yield Result(
+        images=tuple(images),
+        seeds=tuple(seeds[: len(images)]),
+        request=request,
+        model=pipeline.name,
+        seconds={**run.seconds, "total": time.perf_counter() - run.started},
+        notes=tuple(run.notes),
+        stopped=run.stopped,
+    )
+
+
+def _resolve(request: Request, pipeline: Pipeline) -> Request:
+    """Fills in the model's choices, and refuses what this model cannot do."""
+    request = request.resolve(pipeline.config.defaults)
+    sampler, schedule = SAMPLERS[request.sampler or ""], pipeline.schedule
+    spacing = request.spacing or pipeline.config.schedule.spacing or sampler.spacing
+    if sampler.spacing == "lcm" and request.spacing is None:
+        spacing = "lcm"
+    resolved = dataclasses.replace(request, spacing=spacing)
+    try:
+        step_sigmas(schedule, spacing, request.num_steps or 1, kind=pipeline.config.kind)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    unet, latent = pipeline.config.unet, pipeline.config.vae.latent_channels
+    if unet.in_channels != latent and not pipeline.takes_mask:
+        raise RequestError(
+            f"this model's U-Net takes {unet.in_channels} channels (it edits by instruction or scales up, perhaps): "
+            "choose a text-to-image or inpainting model"
+        )
+    return resolved
+
+
+@dataclass
+class _Run:
+    """One call of `generate`: its plan, its clock, and what it has learnt on the way."""
+
+    pipeline: Pipeline
+    request: Request
+    should_stop: Callable[[], bool]
+    seconds: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "denoise": 0.0, "decode": 0.0})
+    notes: list[str] = field(default_factory=list)
+    stopped: bool = False
+    tiled: bool = False
+    steps_done: int = 0
+
+    def __post_init__(self) -> None:
+        request, config = self.request, self.pipeline.config
+        self.started = time.perf_counter()
+        self.sampler = SAMPLERS[request.sampler or ""]
+        schedule = self.pipeline.schedule
+        # DDIM ends at the smallest training noise in models that were made so; all others end without noise.
+        keeps_noise = request.sampler == "ddim" and not config.schedule.set_alpha_to_one
+        self.sigmas = step_sigmas(
+            schedule,
+            request.spacing or "",
+            request.num_steps or 1,
+            skips_first_timestep=self.sampler.skips_first_timestep,
+            final_sigma=schedule.sigma_min if keeps_noise else 0.0,
+            kind=config.kind,
+        )
+        if request.init_image is not None:  # join the walk where the picture is still recognisable
+            steps = max(1, min(int((request.num_steps or 1) * request.strength), request.num_steps or 1))
+            self.sigmas = self.sigmas[-steps - 1 :]
+        self.canvas = Canvas(request.width or 0, request.height or 0, config.vae.downscale)
+        fitting = _CELLS_AT_ONCE.get(self.pipeline.device.type, 4096) // math.prod(self.canvas.cells)
+        self.batch_size = min(max(fitting, 1), request.num_images)
+        self.previewer = Previewer(self.pipeline) if request.preview_every else None
+
+    @property
+    def total(self) -> int:
+        return math.ceil(self.request.num_images / self.batch_size) * (len(self.sigmas) - 1)
+
+    @contextlib.contextmanager
+    def clock(self, stage: str) -> Iterator[None]:
+        """Adds the time inside to a stage; inference mode holds inside only, never across a yield."""
+        start = time.perf_counter()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+    def encode(self) -> Iterator[Update]:
+        """Reads the prompts, and the picture to start from."""
+        request = self.request
+        # Models distilled with a guidance input take the scale as a number and need no second branch.
+        guided = (request.guidance_scale or 0) > 1 and self.pipeline.config.unet.guidance_embedding_dim is None
+        self.guidance = Guidance(
+            request.guidance_scale if guided and request.guidance_scale else 1.0,
+            request.guidance_rescale,
+            request.guidance_interval or (0.0, math.inf),
+        )
+        prompts = [request.prompt, request.negative_prompt] if guided else [request.prompt]
+        self.conditioning = self._finite("encode", self.pipeline.text_encoders, lambda: self._encode_prompts(prompts))
+        yield Update("encode", 0, self.total)
+        self.known = self.mask = self.extra = None
+        if request.init_image is not None:
+            self.init = fit_image(request.init_image, self.canvas.width, self.canvas.height)
+            pixels = self.canvas.pad(to_pixels(self.init, self.pipeline.config.vae.image_channels))
+            self.known = self._finite("encode", [self.pipeline.vae], lambda: self._encode_pixels(pixels))
+        if request.mask_image is not None:
+            self.mask_image = fit_image(request.mask_image.convert("L"), self.canvas.width, self.canvas.height)
+            # A cell is drawn anew if any of its pixels is.
+            mask = self.canvas.pad(mask_to_tensor(self.mask_image))
+            self.mask = (F.adaptive_max_pool2d(mask, self.canvas.cells) > 0.5).float().to(self.pipeline.device)
+        if self.pipeline.takes_mask:
+            self.extra = self._finite("encode", [self.pipeline.vae], self._inpainting_channels)
+
+    def _encode_prompts(self, prompts: list[str]) -> Conditioning:
+        with self.clock("encode"):
+            conditioning = encode_prompts(self.pipeline, prompts, self.canvas.width, self.canvas.height)
+        if not torch.isfinite(conditioning.context).all():
+            raise NotFiniteError
+        return conditioning
+
+    def _encode_pixels(self, pixels: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        with self.clock("encode"):
+            latents = vae.encode(pixels.to(self.pipeline.device, dtype_of(vae))).float()
+        if not torch.isfinite(latents).all():
+            raise NotFiniteError
+        return latents
+
+    def _inpainting_channels(self) -> Tensor:
+        """(1,1+L,h,w): where to draw, and the known picture with a grey hole."""
+        channels = self.pipeline.config.vae.image_channels
+        size = (1, 1, self.canvas.height, self.canvas.width)
+        if self.mask is None:
+            mask, pixels = torch.ones(size), torch.zeros(1, channels, self.canvas.height, self.canvas.width)
+            cells = torch.ones(1, 1, *self.canvas.cells, device=self.pipeline.device)
+        else:
+            mask, pixels, cells = mask_to_tensor(self.mask_image), to_pixels(self.init, channels), self.mask
+        hole = self.canvas.pad(pixels * (mask < 0.5))
+        return torch.cat([cells, self._encode_pixels(hole)], dim=1)
+
+    def denoise(self, seeds: list[int], finished: tuple[Image.Image, ...]) -> Generator[Update, None, Tensor | None]:
+        """Noise -> latents (B,L,h,w), or None if it was stopped."""
+        steps_before = self.steps_done
+        while True:
+            try:
+                return (yield from self._denoise(seeds, finished))
+            except NotFiniteError as failure:
+                self.notes.append(widen([self.pipeline.unet], "denoise", failure.step))
+                self.steps_done = steps_before
+
+    def _denoise(self, seeds: list[int], finished: tuple[Image.Image, ...]) -> Generator[Update, None, Tensor | None]:
+        noise = SeededNoise(seeds)
+        with self.clock("denoise"):
+            denoise, x = self._start(noise)
+            options = {} if self.request.eta is None else {"eta": self.request.eta}
+            steps = partial(self.sampler.sample, **options)(denoise, x, self.sigmas, noise)
+        while True:
+            if self.should_stop():
+                self.stopped = True
+                return None
+            with self.clock("denoise"):
+                step = next(steps, None)
+                if step is None:
+                    break
+                # On a GPU this would wait for the step; there the end of the loop is early enough.
+                if x.device.type == "cpu" and not torch.isfinite(step.x).all():
+                    raise NotFiniteError(step.index + 1)
+                x = step.x
+            self.steps_done += 1
+            yield self._update(step.index, step.sigma_next, step.denoised, finished)
+        if not torch.isfinite(x).all():
+            raise NotFiniteError
+        return x / math.sqrt(1 + self.sigmas[-1] ** 2)  # back to the scale of the autoencoder
+
+    def _start(self, noise: SeededNoise) -> tuple[Denoise, Tensor]:
+        """The denoiser for a batch, and the noise (or the noisy picture) that it begins with."""
+        config, device = self.pipeline.config, self.pipeline.device
+        batch, sigma = len(noise.generators), self.sigmas[0]
+        start = noise.sample((config.vae.latent_channels, *self.canvas.cells), device)
+        extra = None if self.extra is None else self.extra.expand(batch, -1, -1, -1)
+        scale = self.request.guidance_scale or 1.0
+        network = ConditionedUNet(self.pipeline.unet, self.conditioning, batch, scale, extra)
+        denoise: Denoise = Denoiser(network, self.pipeline.schedule, config.schedule.prediction_type, self.guidance)
+        if self.known is None:
+            spacing = self.request.spacing
+            at_sigma = self.sampler.starts_at_sigma and spacing != "leading"
+            return denoise, start * (sigma if at_sigma else math.sqrt(1 + sigma**2))
+        if self.mask is not None and not self.pipeline.takes_mask:
+            denoise = keep_known(denoise, self.known, self.mask, start)
+        return denoise, self.known + sigma * start
+
+    def _update(self, index: int, sigma: float, denoised: Tensor, finished: tuple[Image.Image, ...]) -> Update:
+        every = self.request.preview_every
+        previews: tuple[Image.Image, ...] = ()
+        if self.previewer and (index + 1) % every == 0:
+            with self.clock("denoise"):
+                previews = tuple(self.previewer(denoised))
+        left = self.seconds["denoise"] / self.steps_done * (self.total - self.steps_done)
+        return Update("denoise", self.steps_done, self.total, left, sigma, previews, finished)
+
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """(B,L,h,w) -> B pictures, one at a time: the decoder is where memory peaks."""
+        images = []
+        for row in latents.split(1):
+            pixels = self._finite("decode", [self.pipeline.vae], partial(self._decode_one, row))
+            image = to_images(self.canvas.crop(pixels))[0]
+            if self.mask is not None:
+                image = paste_known(image, self.init, self.mask_image)
+            images.append(image)
+        return images
+
+    def _decode_one(self, latents: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        with self.clock("decode"):
+            latents = latents.to(dtype_of(vae))
+            try:
+                pixels = vae.decode_tiled(latents) if self.tiled else vae.decode(latents)
+            except (RuntimeError, MemoryError) as error:
+                if self.tiled or not is_out_of_memory(error):
+                    raise
+                self.tiled = True
+                self.notes.append("the picture was decoded in tiles, because memory was short")
+                free_memory()
+                pixels = vae.decode_tiled(latents)
+        if not torch.isfinite(pixels).all():
+            raise NotFiniteError
+        return pixels
+
+    def _finite(self, stage: str, parts: Sequence[nn.Module], work: Callable[[], T]) -> T:
+        """Does the work, again in a wider precision if it overflows."""
+        while True:
+            try:
+                return work()
+            except NotFiniteError as failure:
+                self.notes.append(widen(parts, stage, failure.step))
+
+    def shrink(self, batch: int) -> None:
+        """After memory ran out: half the batch, or give up."""
+        free_memory()
+        if batch == 1:
+            raise OutOfMemoryError(
+                f"{self.canvas.width}x{self.canvas.height} does not fit into memory, even one picture at a time and in "
+                "tiles: choose a smaller size, close other programs, or use a smaller model"
+            )
+        self.batch_size = batch // 2
+        self.notes.append(f"memory was short: {self.batch_size} picture(s) at a time")

@@ -1,0 +1,1 @@
+"""Networks only: tensors in, tensors out. Module names follow the diffusers checkpoint layout."""

@@ -1,0 +1,190 @@
+"""The pieces that the networks share: attention, transformer, residual block, timestep embedding."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, *, causal: bool = False, upcast: bool = False) -> Tensor:
+    """Multi-head scaled-dot-product attention (Vaswani et al. 2017, eq. 1).
+
+    q (B,T,D), k and v (B,S,D) -> (B,T,D). `upcast` computes scores in float32 (SD 2.1 overflows in float16).
+    """
+
+    def heads(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (B,H,T,D/H)
+
+    if upcast:
+        q, k = q.float(), k.float()
+    out = F.scaled_dot_product_attention(heads(q), heads(k), heads(v.to(q.dtype)), is_causal=causal)
+    return out.transpose(1, 2).flatten(2).to(v.dtype)
+
+
+class Attention(nn.Module):
+    """Self-attention, or cross-attention when it is given a context: x (B,T,D), context (B,S,C) -> (B,T,D)."""
+
+    def __init__(
+        self, dim: int, num_heads: int, context_dim: int | None = None, *, qkv_bias: bool = False, upcast: bool = False
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.upcast = num_heads, upcast
+        self.to_q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.to_k = nn.Linear(context_dim or dim, dim, bias=qkv_bias)
+        self.to_v = nn.Linear(context_dim or dim, dim, bias=qkv_bias)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        context = x if context is None else context
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+        return self.to_out[0](attend(q, k, v, self.num_heads, upcast=self.upcast))
+
+
+class GEGLU(nn.Module):
+    """Linear layer gated by the exact GELU of its second half (Shazeer 2020, arXiv:2002.05202): (…,D) -> (…,E)."""
+
+    def __init__(self, dim: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, 2 * inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """(…,D) -> (…,D) through 4 D gated units. The empty middle keeps the checkpoint's numbering (it was a dropout)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """The picture looks at itself, then at the prompt, then thinks: x (B,T,D), context (B,S,C) -> (B,T,D)."""
+
+    def __init__(self, dim: int, num_heads: int, context_dim: int, upcast: bool = False) -> None:
+        super().__init__()
+        self.norm1, self.attn1 = nn.LayerNorm(dim), Attention(dim, num_heads, upcast=upcast)
+        self.norm2, self.attn2 = nn.LayerNorm(dim), Attention(dim, num_heads, context_dim, upcast=upcast)
+        self.norm3, self.ff = nn.LayerNorm(dim), FeedForward(dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the cells of a feature map: x (B,C,h,w), context (B,S,D) -> (B,C,h,w)."""
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        depth: int,
+        context_dim: int,
+        *,
+        norm_groups: int,
+        linear: bool,
+        upcast: bool = False,
+    ) -> None:
+        super().__init__()
+        self.linear = linear  # SD 1.x projects with 1x1 convolutions, SD 2.x and SDXL with linear layers
+        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, num_heads, context_dim, upcast) for _ in range(depth)
+        )
+        self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        residual = x
+        x = self.norm(x)
+        x = _to_tokens(x) if self.linear else _to_tokens(self.proj_in(x))
+        x = self.proj_in(x) if self.linear else x
+        for block in self.transformer_blocks:
+            x = block(x, context)
+        x = _to_map(self.proj_out(x), height, width) if self.linear else self.proj_out(_to_map(x, height, width))
+        return x + residual
+
+
+def _to_tokens(x: Tensor) -> Tensor:
+    """(B,C,h,w) -> (B,h·w,C): a view when x is channels-last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _to_map(x: Tensor, height: int, width: int) -> Tensor:
+    """(B,h·w,C) -> (B,C,h,w), channels-last."""
+    return x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+
+class ResnetBlock(nn.Module):
+    """Two normalised convolutions around a shortcut: x (B,C,h,w), time embedding (B,E) -> (B,D,h,w)."""
+
+    def __init__(self, in_ch: int, out_ch: int, time_dim: int | None, *, norm_groups: int, norm_eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(norm_groups, in_ch, eps=norm_eps)
+        self.conv1 = nn.Conv2d(in_ch, out_ch, 3, padding=1)
+        self.time_emb_proj = nn.Linear(time_dim, out_ch) if time_dim else None
+        self.norm2 = nn.GroupNorm(norm_groups, out_ch, eps=norm_eps)
+        self.conv2 = nn.Conv2d(out_ch, out_ch, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(in_ch, out_ch, 1) if in_ch != out_ch else None
+
+    def forward(self, x: Tensor, time_emb: Tensor | None = None) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        if self.time_emb_proj is not None and time_emb is not None:
+            h = h + self.time_emb_proj(F.silu(time_emb))[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Downsample(nn.Module):
+    """Halves a feature map: (B,C,h,w) -> (B,C,⌈h/2⌉,⌈w/2⌉). The autoencoder pads right and bottom only."""
+
+    def __init__(self, channels: int, *, asymmetric: bool = False) -> None:
+        super().__init__()
+        self.asymmetric = asymmetric
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+
+
+class Upsample(nn.Module):
+    """Doubles a feature map, or brings it to `size` when the way down had to round: (B,C,h,w) -> (B,C,H,W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        return self.conv(F.interpolate(x, size=size or (2 * x.shape[-2], 2 * x.shape[-1]), mode="nearest"))
+
+
+def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
+    """Positions as waves (Ho et al. 2020, arXiv:2006.11239, appendix B): t (B,) -> (B,dim) float32, cosines first."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class TimestepEmbedding(nn.Module):
+    """(B,D) -> (B,E) through two layers. `cond_proj` adds an embedded guidance scale (LCM, arXiv:2310.04378)."""
+
+    def __init__(self, in_dim: int, dim: int, cond_dim: int | None = None) -> None:
+        super().__init__()
+        self.cond_proj = nn.Linear(cond_dim, in_dim, bias=False) if cond_dim else None
+        self.linear_1 = nn.Linear(in_dim, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        if self.cond_proj is not None and cond is not None:
+            x = x + self.cond_proj(cond)
+        return self.linear_2(F.silu(self.linear_1(x)))

@@ -1,0 +1,184 @@
+"""The autoencoder: pictures (B,C,H,W) in [-1, 1] <-> latents (B,L,h,w) of about unit variance."""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stablediff.config import VAEConfig
+from stablediff.models.layers import Attention, Downsample, ResnetBlock, Upsample
+
+_EPS = 1e-6  # the U-Net's residual blocks use 1e-5
+
+
+class Moments(NamedTuple):
+    """The Gaussian that the encoder makes of a picture, before scaling."""
+
+    mean: Tensor  # (B,L,h,w)
+    logvar: Tensor  # (B,L,h,w)
+
+
+class SpatialAttention(Attention):
+    """One head over all cells of a feature map, around a shortcut: (B,C,h,w) -> (B,C,h,w)."""
+
+    def __init__(self, channels: int, norm_groups: int) -> None:
+        super().__init__(channels, num_heads=1, qkv_bias=True)
+        self.group_norm = nn.GroupNorm(norm_groups, channels, eps=_EPS)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        tokens = self.group_norm(x).flatten(2).transpose(1, 2)
+        return x + super().forward(tokens, context).transpose(1, 2).unflatten(2, x.shape[-2:])
+
+
+def _resnet(in_ch: int, out_ch: int, config: VAEConfig) -> ResnetBlock:
+    return ResnetBlock(in_ch, out_ch, None, norm_groups=config.norm_groups, norm_eps=_EPS)
+
+
+class MidBlock(nn.Module):
+    def __init__(self, channels: int, config: VAEConfig) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList([_resnet(channels, channels, config) for _ in range(2)])
+        self.attentions = nn.ModuleList(
+            [SpatialAttention(channels, config.norm_groups)] if config.mid_attention else []
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.resnets[0](x)
+        for attention in self.attentions:
+            x = attention(x)
+        return self.resnets[1](x)
+
+
+class EncoderBlock(nn.Module):
+    def __init__(self, in_ch: int, out_ch: int, config: VAEConfig, *, is_last: bool) -> None:
+        super().__init__()
+        widths = [in_ch] + [out_ch] * config.num_resnets
+        self.resnets = nn.ModuleList(_resnet(a, b, config) for a, b in pairwise(widths))
+        self.downsamplers = nn.ModuleList([] if is_last else [Downsample(out_ch, asymmetric=True)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (*self.resnets, *self.downsamplers):
+            x = layer(x)
+        return x
+
+
+class DecoderBlock(nn.Module):
+    def __init__(self, in_ch: int, out_ch: int, config: VAEConfig, *, is_last: bool) -> None:
+        super().__init__()
+        widths = [in_ch] + [out_ch] * (config.num_resnets + 1)
+        self.resnets = nn.ModuleList(_resnet(a, b, config) for a, b in pairwise(widths))
+        self.upsamplers = nn.ModuleList([] if is_last else [Upsample(out_ch)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (*self.resnets, *self.upsamplers):
+            x = layer(x)
+        return x
+
+
+class Encoder(nn.Module):
+    """(B,C,H,W) -> (B,2L,h,w): mean and log-variance."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        widths, last = config.channels, len(config.channels) - 1
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            EncoderBlock(widths[max(i - 1, 0)], widths[i], config, is_last=i == last) for i in range(len(widths))
+        )
+        self.mid_block = MidBlock(widths[-1], config)
+        self.conv_norm_out = nn.GroupNorm(config.norm_groups, widths[-1], eps=_EPS)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x = block(x)
+        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+
+
+class Decoder(nn.Module):
+    """(B,L,h,w) -> (B,C,H,W)."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        widths, last = config.channels[::-1], len(config.channels) - 1
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.mid_block = MidBlock(widths[0], config)
+        self.up_blocks = nn.ModuleList(
+            DecoderBlock(widths[max(i - 1, 0)], widths[i], config, is_last=i == last) for i in range(len(widths))
+        )
+        self.conv_norm_out = nn.GroupNorm(config.norm_groups, widths[-1], eps=_EPS)
+        self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mid_block(self.conv_in(x))
+        for block in self.up_blocks:
+            x = block(x)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+class VAE(nn.Module):
+    """Owns `scaling_factor`: latents outside of this class always have about unit variance."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        latent = config.latent_channels
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1) if config.quant_conv else None
+        self.post_quant_conv = nn.Conv2d(latent, latent, 1) if config.post_quant_conv else None
+
+    def moments(self, images: Tensor) -> Moments:
+        """(B,C,H,W) in [-1, 1] -> mean and log-variance of the unscaled latents."""
+        h = self.encoder(F.pixel_unshuffle(images, self.config.patch_size))
+        mean, logvar = (h if self.quant_conv is None else self.quant_conv(h)).chunk(2, dim=1)
+        return Moments(mean, logvar.clamp(-30, 20))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B,C,H,W) in [-1, 1] -> latents (B,L,h,w): the mean, so that encoding is deterministic."""
+        return self.moments(images).mean * self.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B,L,h,w) -> (B,C,H,W), about in [-1, 1]."""
+        z = latents / self.config.scaling_factor
+        h = self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
+        return F.pixel_shuffle(h, self.config.patch_size)
+
+    def decode_tiled(self, latents: Tensor, tile: int = 64, overlap: int = 16) -> Tensor:
+        """`decode` in overlapping square tiles of `tile` latent cells, blended: little memory, nearly equal.
+
+        Not exactly equal, because group norms and the middle's attention see one tile at a time.
+        """
+        height, width = latents.shape[-2:]
+        if height <= tile and width <= tile:
+            return self.decode(latents)
+        scale = self.config.downscale
+        out = latents.new_zeros(len(latents), self.config.image_channels, height * scale, width * scale)
+        weight = latents.new_zeros(1, 1, height * scale, width * scale)
+        for top in _tile_starts(height, tile, overlap):
+            for left in _tile_starts(width, tile, overlap):
+                piece = self.decode(latents[:, :, top : top + tile, left : left + tile])
+                ramp = _blend_weights(piece.shape[-2], overlap * scale, piece)[:, None] * _blend_weights(
+                    piece.shape[-1], overlap * scale, piece
+                )
+                rows = slice(top * scale, top * scale + piece.shape[-2])
+                columns = slice(left * scale, left * scale + piece.shape[-1])
+                out[:, :, rows, columns] += piece * ramp
+                weight[:, :, rows, columns] += ramp
+        return out / weight
+
+
+def _tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """First cells of tiles that cover `length` cells; the last tile is moved back so that all have the same size."""
+    if length <= tile:
+        return [0]
+    return [*range(0, length - tile, tile - overlap), length - tile]
+
+
+def _blend_weights(length: int, overlap: int, like: Tensor) -> Tensor:
+    """(length,) rising from near 0 over `overlap` pixels at both ends: a tile's edges count little."""
+    distance = torch.arange(length, device=like.device, dtype=torch.float32)
+    distance = torch.minimum(distance, distance.flip(0)) + 1
+    return (distance / overlap).clamp(max=1).to(like.dtype)

@@ -1,0 +1,106 @@
+"""A picture's recipe as text, in the form that AUTOMATIC1111's web UI writes and most programs read.
+
+prompt
+Negative prompt: …
+Steps: 20, Sampler: DPM++ 2M, Schedule type: karras, CFG scale: 7.0, Seed: 1, Size: 512x512, Model: sticker, …
+"""
+
+import json
+import re
+
+from stablediff.diffusion.samplers import SAMPLERS
+from stablediff.diffusion.spacing import SPACINGS
+from stablediff.errors import RequestError
+from stablediff.request import Request
+
+_NEGATIVE = "Negative prompt: "
+_ITEM = re.compile(r'\s*([^:,]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+
+
+def to_text(request: Request, seed: int, model: str, version: str) -> str:
+    """The recipe of one picture of a resolved request."""
+    items: dict[str, object] = {
+        "Steps": request.num_steps,
+        "Sampler": SAMPLERS[request.sampler].label if request.sampler else None,
+        "Schedule type": request.spacing,
+        "CFG scale": request.guidance_scale,
+        "Seed": seed,
+        "Size": f"{request.width}x{request.height}",
+        "Model": model,
+        "Eta": request.eta,
+        "CFG rescale": request.guidance_rescale or None,
+        "CFG interval": "{}-{}".format(*request.guidance_interval) if request.guidance_interval else None,
+        "Denoising strength": request.strength if request.init_image is not None else None,
+        "Version": f"stablediff {version}",
+    }
+    line = ", ".join(f"{name}: {_quote(value)}" for name, value in items.items() if value is not None)
+    negative = f"\n{_NEGATIVE}{request.negative_prompt}" if request.negative_prompt else ""
+    return f"{request.prompt}{negative}\n{line}"
+
+
+def _quote(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[,:"\n]', text) else text
+
+
+def parse(text: str) -> dict[str, str]:
+    """A recipe's fields by name, "Prompt" and "Negative prompt" among them. Never fails: unknown text is prompt."""
+    head, _, last = text.strip().rpartition("\n")
+    if not re.search(r"\bSteps: \d+", last):
+        head, last = text, ""
+    prompt, _, negative = f"\n{head}".partition(f"\n{_NEGATIVE}")
+    fields = {"Prompt": prompt.removeprefix("\n"), "Negative prompt": negative}
+    for name, value in _ITEM.findall(last):
+        fields[name.strip()] = json.loads(value) if value.startswith('"') else value.strip()
+    return fields
+
+
+def to_request(text: str) -> Request:
+    """The request that makes the picture again (image-to-image needs its `init_image` besides).
+
+    Raises RequestError if a value is out of our bounds; what the recipe leaves out, or what only other programs know,
+    is left to the model.
+    """
+    fields = parse(text)
+
+    def number(name: str) -> float | None:
+        try:
+            return float(fields[name]) if name in fields else None
+        except ValueError as error:
+            raise RequestError(f"the recipe has {name}: {fields[name]!r}, which is no number") from error
+
+    def whole(name: str) -> int | None:
+        try:
+            return int(fields[name]) if name in fields else None
+        except ValueError as error:
+            raise RequestError(f"the recipe has {name}: {fields[name]!r}, which is no whole number") from error
+
+    sampler, spacing = _sampler(fields.get("Sampler", ""))
+    named = fields.get("Schedule type", "").lower().replace(" ", "_")
+    size = re.fullmatch(r"(\d+)x(\d+)", fields.get("Size", ""))
+    interval = re.fullmatch(r"([\d.e+-]+?)-([\d.e+]+|inf)", fields.get("CFG interval", ""))
+    return Request(
+        prompt=fields["Prompt"],
+        negative_prompt=fields["Negative prompt"],
+        num_steps=whole("Steps"),
+        guidance_scale=number("CFG scale"),
+        guidance_rescale=number("CFG rescale") or 0.0,
+        guidance_interval=(float(interval[1]), float(interval[2])) if interval else None,
+        sampler=sampler,
+        spacing=named if named in SPACINGS else spacing,
+        eta=number("Eta"),
+        seed=whole("Seed"),
+        width=int(size[1]) if size else None,
+        height=int(size[2]) if size else None,
+        strength=number("Denoising strength") or 0.75,
+    )
+
+
+def _sampler(label: str) -> tuple[str | None, str | None]:
+    """Our name, and the spacing that older recipes append to it ("DPM++ 2M Karras")."""
+    for name, sampler in SAMPLERS.items():
+        if label == sampler.label:
+            return name, None
+        if label == f"{sampler.label} Karras":
+            return name, "karras"
+    return None, None

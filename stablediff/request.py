@@ -1,0 +1,144 @@
+"""What to draw. A request checks itself; all limits are here, and no front end has its own."""
+
+import dataclasses
+import math
+import secrets
+from dataclasses import dataclass
+
+from PIL import Image
+
+from stablediff.config import Defaults
+from stablediff.diffusion.samplers import SAMPLERS
+from stablediff.diffusion.spacing import SPACINGS
+from stablediff.errors import RequestError
+
+MAX_PROMPT_LENGTH = 5_000
+MAX_STEPS = 1_000
+MIN_SIZE, MAX_SIZE, SIZE_STEP = 64, 2048, 8
+MAX_IMAGES = 64
+MAX_GUIDANCE = 100.0
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """One wish. What is None is left to the model (see `Defaults`) or, for the seed, to chance.
+
+    Sizes are pixels, multiples of 8. `spacing` names the noise levels to visit ("karras", "trailing", …).
+    `guidance_interval` = (low, high] are the noise levels σ with guidance. `eta` is the share of fresh noise in DDIM
+    and Euler ancestral. With `init_image` the picture starts from it, changed by `strength` in (0, 1]; with
+    `mask_image` only its white parts are drawn anew. Every `preview_every` steps an update carries a small preview; 0
+    means never.
+
+    Raises RequestError (a ValueError) that names the value, the bound and the remedy.
+    """
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    num_steps: int | None = None
+    guidance_scale: float | None = None
+    guidance_rescale: float = 0.0
+    guidance_interval: tuple[float, float] | None = None
+    sampler: str | None = None
+    spacing: str | None = None
+    eta: float | None = None
+    seed: int | None = None
+    width: int | None = None
+    height: int | None = None
+    num_images: int = 1
+    init_image: Image.Image | None = None
+    mask_image: Image.Image | None = None
+    strength: float = 0.75
+    preview_every: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "negative_prompt"):
+            text = getattr(self, name)
+            if not isinstance(text, str):
+                raise RequestError(f"{name} is {type(text).__name__}: it must be text")
+            if len(text) > MAX_PROMPT_LENGTH:
+                raise RequestError(
+                    f"{name} has {len(text):,} characters: shorten it to at most {MAX_PROMPT_LENGTH:,} "
+                    "(a model hears little of what comes late)"
+                )
+        _check_int("num_steps", self.num_steps, 1, MAX_STEPS)
+        _check_int("num_images", self.num_images, 1, MAX_IMAGES)
+        _check_int("seed", self.seed, 0, MAX_SEED)
+        _check_int("preview_every", self.preview_every, 0, MAX_STEPS)
+        _check_number("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE)
+        _check_number("guidance_rescale", self.guidance_rescale, 0, 1)
+        _check_number("eta", self.eta, 0, 1)
+        _check_number("strength", self.strength, 0, 1)
+        if self.strength == 0:
+            raise RequestError("strength is 0, which would change nothing: choose more than 0, up to 1")
+        for name in ("width", "height"):
+            _check_size(name, getattr(self, name))
+        _check_choice("sampler", self.sampler, tuple(SAMPLERS))
+        _check_choice("spacing", self.spacing, SPACINGS)
+        if self.eta is not None and (self.sampler is None or not SAMPLERS[self.sampler].takes_eta):
+            takers = " or ".join(name for name, sampler in SAMPLERS.items() if sampler.takes_eta)
+            raise RequestError(f"eta is {self.eta}, which only the samplers {takers} know: choose one of them")
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if not 0 <= low < high:
+                raise RequestError(f"guidance_interval is {low} to {high}: choose 0 <= low < high, in units of σ")
+        if self.mask_image is not None and self.init_image is None:
+            raise RequestError("there is a mask_image and no init_image: give the picture that the mask belongs to")
+
+    def resolve(self, defaults: Defaults) -> "Request":
+        """The same request with nothing left open."""
+        width, height = self.width, self.height
+        if self.init_image is not None and width is None and height is None:
+            width, height = _size_like(self.init_image, defaults)
+        sampler = self.sampler or defaults.sampler
+        return dataclasses.replace(
+            self,
+            num_steps=defaults.num_steps if self.num_steps is None else self.num_steps,
+            guidance_scale=defaults.guidance_scale if self.guidance_scale is None else float(self.guidance_scale),
+            sampler=sampler,
+            seed=secrets.randbelow(2**32) if self.seed is None else self.seed,
+            width=width or defaults.width,
+            height=height or defaults.height,
+        )
+
+
+def _check_int(name: str, value: int | None, low: int, high: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RequestError(f"{name} is {value!r}: it must be a whole number from {low} to {high}")
+    if not low <= value <= high:
+        raise RequestError(f"{name} is {value}: choose {low} to {high}")
+
+
+def _check_number(name: str, value: float | None, low: float, high: float) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RequestError(f"{name} is {value!r}: it must be a number from {low:g} to {high:g}")
+    if not math.isfinite(value) or not low <= value <= high:
+        raise RequestError(f"{name} is {value}: choose {low:g} to {high:g}")
+
+
+def _check_size(name: str, value: int | None) -> None:
+    _check_int(name, value, MIN_SIZE, MAX_SIZE)
+    if value is not None and value % SIZE_STEP:
+        lower = value - value % SIZE_STEP
+        raise RequestError(
+            f"{name} is {value}: choose a multiple of {SIZE_STEP}, such as {lower} or {lower + SIZE_STEP}"
+        )
+
+
+def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> None:
+    if value is not None and value not in choices:
+        raise RequestError(f"{name} {value!r} is not known: choose one of {', '.join(choices)}")
+
+
+def _size_like(image: Image.Image, defaults: Defaults) -> tuple[int, int]:
+    """The picture's own proportions, at no more than the area that the model was trained at."""
+    scale = min(1.0, math.sqrt(defaults.width * defaults.height / (image.width * image.height)))
+
+    def fit(length: int) -> int:
+        return min(max(round(length * scale / SIZE_STEP) * SIZE_STEP, MIN_SIZE), MAX_SIZE)
+
+    return fit(image.width), fit(image.height)
