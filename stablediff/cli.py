@@ -20,7 +20,7 @@ from stablediff.generate import Result, Update, generate
 from stablediff.images import open_image, read_parameters, save_png
 from stablediff.pipeline import Pipeline, load
 from stablediff.recipe import to_request
-from stablediff.request import Request
+from stablediff.request import Request, parse_size
 from stablediff.version import __version__
 
 
@@ -113,10 +113,10 @@ def _number(text: str) -> float:
 
 
 def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,9})(?:[xX×*](\d{1,9}))?", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size: write width x height, as 512x512")
-    return int(match[1]), int(match[2] or match[1])
+    try:
+        return parse_size(text)
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _generate(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import secrets
 from dataclasses import dataclass
 
@@ -100,6 +101,14 @@ class Request:
             width=width or defaults.width,
             height=height or defaults.height,
         )
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "512x768" or "512" -> (width, height); whether they can be drawn is for the request to say."""
+    match = re.fullmatch(r"\s*(\d{1,9})\s*(?:[xX×*]\s*(\d{1,9})\s*)?", text)
+    if match is None:
+        raise RequestError(f"{text[:50]!r} is not a size: write width x height in pixels, as 512x512")
+    return int(match[1]), int(match[2] or match[1])
 
 
 def _check_int(name: str, value: int | None, low: int, high: int) -> None:

@@ -1,0 +1,207 @@
+"""The page: what there is to see, and which function answers which button."""
+
+import html
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from stablediff.diffusion.samplers import SAMPLERS
+from stablediff.errors import RequestError, StableDiffError
+from stablediff.generate import Result, Update, generate
+from stablediff.images import over_white, save_png
+from stablediff.pipeline import Pipeline
+from stablediff.request import MAX_GUIDANCE, Request, parse_size
+
+PREVIEWS_A_PICTURE = 8
+PREVIEW_SIDE = 384  # pixels of the longer side
+MOST_IMAGES = 4
+SIZES = ("512x512", "512x768", "768x512", "768x768", "1024x1024")
+EXAMPLES = (
+    "red apple, flat style",
+    "fox, glossy style",
+    "rocket, soft style",
+    "pizza, flat style",
+    "robot, soft style",
+)
+
+CSS = """
+#page { max-width: 1120px; margin: 0 auto; }
+#status { min-height: 3.2rem; }
+#status progress { width: 100%; height: .5rem; accent-color: var(--primary-500); }
+#gallery .preview { background: var(--block-background-fill); backdrop-filter: none; }
+#status .wrong { color: var(--error-text-color, #b91c1c); }
+"""
+
+
+def build_page(pipeline: Pipeline) -> gr.Blocks:
+    """A page that draws with this pipeline, one picture after another for all visitors."""
+    defaults = pipeline.config.defaults
+    bundled = pipeline.name == "sticker"
+    size = f"{defaults.width}x{defaults.height}"
+
+    with gr.Blocks(title="stablediff", analytics_enabled=False, delete_cache=(3600, 3600), elem_id="page") as page:
+        gr.Markdown(f"# stablediff\n{html.escape(pipeline.describe())}")
+        with gr.Row():
+            with gr.Column(scale=2):
+                prompt = gr.Textbox(
+                    label="Prompt", lines=2, max_lines=6, autofocus=True, placeholder="What to draw", elem_id="prompt"
+                )
+                negative = gr.Textbox(label="Negative prompt", lines=1, placeholder="What to steer away from")
+                with gr.Row():
+                    draw = gr.Button("Draw", variant="primary", elem_id="draw")
+                    stop = gr.Button("Stop", variant="stop", elem_id="stop")
+                steps = gr.Slider(1, 100, defaults.num_steps, step=1, label="Steps")
+                guidance = gr.Slider(0, MAX_GUIDANCE / 5, defaults.guidance_scale, step=0.1, label="Guidance")
+                with gr.Row():
+                    sampler = gr.Dropdown(
+                        [(entry.label, name) for name, entry in SAMPLERS.items()],
+                        value=defaults.sampler,
+                        label="Sampler",
+                    )
+                    dimensions = gr.Dropdown(sorted({size, *SIZES}), value=size, label="Size", allow_custom_value=True)
+                with gr.Row():
+                    seed = gr.Textbox(label="Seed", placeholder="random", max_lines=1, elem_id="seed")
+                    count = gr.Slider(1, MOST_IMAGES, 1, step=1, label="Pictures")
+            with gr.Column(scale=3):
+                status = gr.HTML(elem_id="status")
+                gallery = gr.Gallery(
+                    label="Pictures",
+                    columns=2,
+                    height=540,
+                    object_fit="contain",
+                    preview=True,
+                    interactive=False,
+                    elem_id="gallery",
+                    buttons=["download", "fullscreen"],
+                )
+                download = gr.DownloadButton("Download with its recipe", interactive=False, elem_id="download")
+                recipe = gr.Textbox(label="Recipe", lines=3, interactive=False, buttons=["copy"], elem_id="recipe")
+        if bundled:
+            gr.Examples([[example] for example in EXAMPLES], inputs=[prompt], cache_examples=False)
+
+        recipes = gr.State([])  # of the pictures in the gallery
+        inputs = [prompt, negative, steps, guidance, sampler, dimensions, seed, count]
+        outputs = [status, gallery, recipes, download, recipe]
+
+        def answer(*values: Any) -> Iterator[dict[Any, Any]]:
+            for shown in draw_pictures(pipeline, *values):
+                yield dict(zip(outputs, shown, strict=True))
+
+        drawing = gr.on(
+            [draw.click, prompt.submit],
+            answer,
+            inputs,
+            outputs,
+            api_name="generate",
+            concurrency_limit=1,
+            concurrency_id="engine",
+            show_progress="hidden",
+        )
+        stop.click(lambda: say("Stopped."), None, status, cancels=[drawing], queue=False, api_visibility="private")
+        gallery.select(choose, recipes, [download, recipe], queue=False, api_visibility="private")
+    return page
+
+
+def draw_pictures(
+    pipeline: Pipeline,
+    prompt: str,
+    negative: str,
+    steps: float,
+    guidance: float,
+    sampler: str,
+    size: str,
+    seed: str,
+    count: float,
+) -> Iterator[tuple[Any, ...]]:
+    """Yields what to show: status, gallery, its recipes, and the picture to download with its recipe.
+
+    A wish that cannot be fulfilled is answered in the status line. Closing this generator stops the drawing.
+    """
+    nothing = gr.DownloadButton(value=None, interactive=False), ""
+    try:
+        width, height = parse_size(size)
+        request = Request(
+            prompt=prompt,
+            negative_prompt=negative,
+            num_steps=int(steps),
+            guidance_scale=guidance,
+            sampler=sampler,
+            width=width,
+            height=height,
+            seed=_parse_seed(seed),
+            num_images=int(count),
+            preview_every=max(1, int(steps) // PREVIEWS_A_PICTURE),
+        )
+        previews: list[Image.Image] = []
+        for event in generate(pipeline, request):
+            if isinstance(event, Update):
+                previews = [_enlarge(image) for image in event.previews] or previews
+                yield progress(event), [*event.images, *previews], [], *nothing
+            else:
+                yield from _show(event)
+    except StableDiffError as error:
+        yield say(str(error), wrong=True), gr.skip(), gr.skip(), *nothing
+
+
+def _show(result: Result) -> Iterator[tuple[Any, ...]]:
+    """The finished pictures, as files that carry their recipes. Gradio copies them before the folder goes away."""
+    with tempfile.TemporaryDirectory(prefix="stablediff-") as folder:
+        finished = []
+        for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
+            path, recipe = Path(folder) / f"stablediff-{seed}.png", result.parameters(index)
+            save_png(image, path, recipe)
+            finished.append((str(path), recipe))
+        done = f"Drawn in {result.seconds['total']:.1f} s with seed {result.request.seed}."
+        first_path, first_recipe = finished[0]
+        download = gr.DownloadButton(value=first_path, interactive=True)
+        paths = [path for path, _ in finished]
+        recipes = [recipe for _, recipe in finished]
+        yield (
+            say(" ".join([done, *result.notes])),
+            gr.Gallery(value=paths, selected_index=0),
+            recipes,
+            download,
+            first_recipe,
+        )
+
+
+def choose(recipes: list[str], event: gr.SelectData) -> tuple[Any, Any]:
+    """The picture that was clicked becomes the one to download."""
+    index = event.index if isinstance(event.index, int) else 0
+    if not 0 <= index < len(recipes) or not isinstance(event.value, dict):
+        return gr.skip(), gr.skip()
+    path = event.value["image"]["path"]
+    return gr.DownloadButton(value=path, interactive=True), recipes[index]
+
+
+def progress(update: Update) -> str:
+    """A bar, and where the work stands."""
+    doing = {"encode": "Reading the prompt", "denoise": "Drawing", "decode": "Developing the picture"}[update.stage]
+    left = f" · about {update.seconds_left:.0f} s left" if update.seconds_left is not None else ""
+    bar = f'<progress max="{update.total}" value="{update.step}" aria-label="progress"></progress>'
+    return f"{bar}<div>{doing}: step {update.step} of {update.total}{left}</div>"
+
+
+def say(text: str, *, wrong: bool = False) -> str:
+    """A line for the status, with nothing in it that could be markup."""
+    return f'<div role="status"{" class=wrong" if wrong else ""}>{html.escape(text)}</div>'
+
+
+def _parse_seed(text: str) -> int | None:
+    """Text, because a browser's numbers lose digits of large seeds. Empty is for chance."""
+    if not text.strip():
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise RequestError(f"the seed is {text[:30]!r}: write a whole number, or nothing for a random one") from error
+
+
+def _enlarge(preview: Image.Image) -> Image.Image:
+    scale = PREVIEW_SIDE / max(preview.size)
+    size = (round(preview.width * scale), round(preview.height * scale))
+    return over_white(preview).resize(size, Image.Resampling.BICUBIC)
