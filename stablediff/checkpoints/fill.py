@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from stablediff.checkpoints import layouts
 from stablediff.checkpoints.layouts import Source
@@ -36,6 +37,15 @@ class LoadReport:
     dropped: tuple[str, ...] = ()
 
 
+class _NoInit(TorchFunctionMode):
+    """Skips the random initialisation of weights that are about to be replaced (on "meta" it even takes seconds)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
+
+
 @dataclass
 class Builder:
     """Builds networks without memory of their own, fills them, and keeps the books."""
@@ -47,7 +57,7 @@ class Builder:
 
     @staticmethod
     def build(network: Callable[[ConfigT], ModuleT], config: ConfigT) -> ModuleT:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoInit():
             return network(config).eval().requires_grad_(False)
 
     def fill(

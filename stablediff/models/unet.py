@@ -108,7 +108,8 @@ class AttentionPooling(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.positional_embedding = nn.Parameter(torch.randn(1, dim) / math.sqrt(dim))
+        self.positional_embedding = nn.Parameter(torch.empty(1, dim))
+        nn.init.normal_(self.positional_embedding, std=1 / math.sqrt(dim))
         self.q_proj, self.k_proj, self.v_proj = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
