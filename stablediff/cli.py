@@ -1,10 +1,12 @@
 """The command line: `python -m stablediff generate "a red apple" --out apple.png`."""
 
 import argparse
+import io
 import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -28,23 +30,34 @@ class _Parser(argparse.ArgumentParser):
     """One line for the user, exit code 2, and no usage text in the way."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"stablediff: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"stablediff: {' '.join(message.split())} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one sub-command. -> 0 done, 2 something that the user can put right, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # libraries talk to programmers
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may have letters that the terminal lacks
     try:
-        return int(arguments.run(arguments))
+        try:
+            arguments = _parser().parse_args(argv)
+            return int(arguments.run(arguments))
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here and not when Python exits, where nobody could catch a closed pipe
     except StableDiffError as error:
         print(f"stablediff: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stablediff: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone
+    except OSError as error:  # most likely of our output: its reader has gone, or it goes to a full disk
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        if isinstance(error, BrokenPipeError):
+            return 141
+        print(f"stablediff: {error}: check the disk, and whether this file may be used", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,6 +158,8 @@ def _request(arguments: argparse.Namespace) -> Request:
     """What was typed, over the recipe of `--like` if there is one."""
     options: dict[str, object] = {}
     if arguments.like is not None:
+        if not arguments.like.exists():
+            raise RequestError(f"there is no picture {arguments.like}: check its name")
         recipe = read_parameters(arguments.like)
         if recipe is None:
             raise RequestError(f"{arguments.like} holds no recipe: only a PNG that was saved with one can be repeated")

@@ -25,6 +25,10 @@ class CLIPConfig:
     context_layer: int = -1
     context_norm: bool = True
 
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"{self.hidden_size} channels cannot be split among {self.num_heads} heads")
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -54,6 +58,11 @@ class UNetConfig:
     added_input_dim: int = 2816
     # LCM checkpoints take the guidance scale as an input, embedded in this many numbers.
     guidance_embedding_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        for channels, depth, heads in zip(self.channels, self.transformer_depth, self.num_heads, strict=True):
+            if depth and channels % heads:
+                raise ValueError(f"{channels} channels cannot be split among {heads} heads")
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ class ScheduleConfig:
     # None: each sampler's own habit.
     spacing: str | None = None
     steps_offset: int = 1
-    # DDIM and DDPM end at sigma = 0 if true, at the smallest training sigma if not.
+    # DDIM ends at sigma = 0 if true, at the smallest training sigma if not.
     set_alpha_to_one: bool = False
 
 

@@ -9,6 +9,8 @@ from torch import nn
 from stablediff.errors import NumericalError
 
 _WIDER = {torch.float16: torch.bfloat16, torch.bfloat16: torch.float32}
+# What others than CUDA's allocator say, as plain RuntimeErrors: the CPU's on Linux and Windows, Apple's, and libraries.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 class NotFiniteError(Exception):
@@ -41,7 +43,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def free_memory() -> None:

@@ -80,12 +80,18 @@ def generate(
     request = _resolve(request, pipeline)
     run = _Run(pipeline, request, should_stop)
     yield Update("encode", 0, run.total)
-    yield from run.encode()
+    try:
+        yield from run.encode()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise run.too_large() from error
 
     seeds = [int(request.seed or 0) + i for i in range(request.num_images)]
     images: list[Image.Image] = []
     while len(images) < len(seeds) and not run.stopped:
         batch = seeds[len(images) : len(images) + run.batch_size]
+        steps_before = run.steps_done
         try:
             latents = yield from run.denoise(batch, tuple(images))
             if latents is not None:
@@ -94,7 +100,7 @@ def generate(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            run.shrink(len(batch))
+            run.shrink(len(batch), steps_before, len(seeds) - len(images))
     yield Result(
         images=tuple(images),
         seeds=tuple(seeds[: len(images)]),
@@ -160,12 +166,11 @@ class _Run:
             self.sigmas = self.sigmas[-steps - 1 :]
         self.canvas = Canvas(request.width or 0, request.height or 0, config.vae.downscale)
         fitting = _CELLS_AT_ONCE.get(self.pipeline.device.type, 4096) // math.prod(self.canvas.cells)
-        self.batch_size = min(max(fitting, 1), request.num_images)
-        self.previewer = Previewer(self.pipeline) if request.preview_every else None
+        self.plan(min(max(fitting, 1), request.num_images), request.num_images)
 
-    @property
-    def total(self) -> int:
-        return math.ceil(self.request.num_images / self.batch_size) * (len(self.sigmas) - 1)
+    def plan(self, batch_size: int, images_left: int) -> None:
+        self.batch_size = batch_size
+        self.total = self.steps_done + math.ceil(images_left / batch_size) * (len(self.sigmas) - 1)
 
     @contextlib.contextmanager
     def clock(self, stage: str) -> Iterator[None]:
@@ -190,6 +195,7 @@ class _Run:
         prompts = [request.prompt, request.negative_prompt] if guided else [request.prompt]
         self.conditioning = self._finite("encode", self.pipeline.text_encoders, lambda: self._encode_prompts(prompts))
         yield Update("encode", 0, self.total)
+        self.previewer = self._finite("encode", [self.pipeline.vae], self._make_previewer)
         self.known = self.mask = self.extra = None
         if request.init_image is not None:
             self.init = fit_image(request.init_image, self.canvas.width, self.canvas.height)
@@ -209,6 +215,10 @@ class _Run:
         if not torch.isfinite(conditioning.context).all():
             raise NotFiniteError
         return conditioning
+
+    def _make_previewer(self) -> Previewer | None:
+        with self.clock("encode"):
+            return Previewer(self.pipeline) if self.request.preview_every else None
 
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
         vae = self.pipeline.vae
@@ -305,13 +315,16 @@ class _Run:
         vae = self.pipeline.vae
         with self.clock("decode"):
             latents = latents.to(dtype_of(vae))
-            try:
-                pixels = vae.decode_tiled(latents) if self.tiled else vae.decode(latents)
-            except (RuntimeError, MemoryError) as error:
-                if self.tiled or not is_out_of_memory(error):
-                    raise
-                self.tiled = True
-                self.notes.append("the picture was decoded in tiles, because memory was short")
+            pixels: Tensor | None = None
+            if not self.tiled:
+                try:
+                    pixels = vae.decode(latents)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    self.tiled = True
+                    self.notes.append("the picture was decoded in tiles, because memory was short")
+            if pixels is None:  # not in the handler: the exception there holds on to what the attempt computed
                 free_memory()
                 pixels = vae.decode_tiled(latents)
         if not torch.isfinite(pixels).all():
@@ -326,13 +339,17 @@ class _Run:
             except NotFiniteError as failure:
                 self.notes.append(widen(parts, stage, failure.step))
 
-    def shrink(self, batch: int) -> None:
+    def shrink(self, batch: int, steps_before: int, images_left: int) -> None:
         """After memory ran out: half the batch, or give up."""
         free_memory()
         if batch == 1:
-            raise OutOfMemoryError(
-                f"{self.canvas.width}x{self.canvas.height} does not fit into memory, even one picture at a time and in "
-                "tiles: choose a smaller size, close other programs, or use a smaller model"
-            )
-        self.batch_size = batch // 2
+            raise self.too_large()
+        self.steps_done = steps_before
+        self.plan(batch // 2, images_left)
         self.notes.append(f"memory was short: {self.batch_size} picture(s) at a time")
+
+    def too_large(self) -> OutOfMemoryError:
+        return OutOfMemoryError(
+            f"{self.canvas.width}x{self.canvas.height} does not fit into memory, even one picture at a time and in "
+            "tiles: choose a smaller size, close other programs, or use a smaller model"
+        )

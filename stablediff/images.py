@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import tempfile
 from pathlib import Path
 
@@ -67,28 +68,29 @@ def mask_to_tensor(mask: Image.Image) -> Tensor:
 def paste_known(drawn: Image.Image, known: Image.Image, mask: Image.Image) -> Image.Image:
     """The known picture with the drawn one where the mask is white, over a soft edge."""
     soft = mask.convert("L").filter(ImageFilter.GaussianBlur(4))
-    return Image.composite(drawn, known.convert(drawn.mode), soft)
+    return Image.composite(drawn, over_white(known) if drawn.mode == "RGB" else known.convert(drawn.mode), soft)
 
 
 def open_image(source: str | Path | io.BytesIO) -> Image.Image:
     """Reads a PNG, JPEG or WebP upright. Raises RequestError for anything else, and for bombs before decoding them."""
+    name = "that was sent" if isinstance(source, io.BytesIO) else source
     try:
-        image = Image.open(source, formats=FORMATS)
+        image: Image.Image = Image.open(source, formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise RequestError(
-                f"{source} has {image.width} x {image.height} pixels: scale it down to at most "
+                f"the picture {name} has {image.width} x {image.height} pixels: scale it down to at most "
                 f"{MAX_PIXELS // 10**6} million"
             )
         image.load()
+        if image.mode == "I;16":  # convert() would make white of all but the darkest grey
+            image = image.point(lambda grey: grey / 257).convert("L")
         return ImageOps.exif_transpose(image)
     except RequestError:
         raise
     except FileNotFoundError as error:
-        raise RequestError(f"there is no picture {source}: check its name") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RequestError(
-            f"cannot read the picture {source}: it must be a whole PNG, JPEG or WebP ({error})"
-        ) from error
+        raise RequestError(f"there is no picture {name}: check its name") from error
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+        raise RequestError(f"cannot read the picture {name}: it must be a whole PNG, JPEG or WebP ({error})") from error
 
 
 def png_bytes(image: Image.Image, parameters: str) -> bytes:
@@ -123,6 +125,6 @@ def read_parameters(source: str | Path | io.BytesIO) -> str | None:
     try:
         with Image.open(source, formats=("PNG",)) as image:
             text = image.info.get("parameters")
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     return text if isinstance(text, str) else None

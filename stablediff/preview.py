@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from stablediff.fallback import dtype_of
+from stablediff.fallback import NotFiniteError, dtype_of
 from stablediff.images import to_images
 from stablediff.models.vae import VAE
 from stablediff.pipeline import Pipeline
@@ -49,9 +49,14 @@ class Previewer:
 
 @torch.inference_mode()
 def fit_colours(vae: VAE, device: torch.device, cells: int = 8, samples: int = 12) -> Tensor:
-    """Least squares from the latents of made-up pictures to their cells' mean colours: (L+1, C)."""
+    """Least squares from the latents of made-up pictures to their cells' mean colours: (L+1, C).
+
+    Raises NotFiniteError.
+    """
     pixels = colour_fields(samples, vae.config.image_channels, cells * vae.config.downscale)
     latents = vae.encode(pixels.to(device, dtype_of(vae))).float().cpu()
+    if not torch.isfinite(latents).all():
+        raise NotFiniteError
     colours = F.adaptive_avg_pool2d(pixels, cells)
     inputs = latents.permute(0, 2, 3, 1).flatten(0, 2)
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)

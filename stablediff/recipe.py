@@ -14,6 +14,7 @@ from stablediff.errors import RequestError
 from stablediff.request import Request
 
 _NEGATIVE = "Negative prompt: "
+_NUMBER = r"(\d+\.?\d*(?:e[+-]?\d+)?|inf)"  # as Python writes them
 _ITEM = re.compile(r'\s*([^:,]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
 
@@ -33,6 +34,13 @@ def to_text(request: Request, seed: int, model: str, version: str) -> str:
         "Denoising strength": request.strength if request.init_image is not None else None,
         "Version": f"stablediff {version}",
     }
+    text = _join(request, items)
+    prompts = {"Prompt": request.prompt, "Negative prompt": request.negative_prompt}
+    # A prompt with our own marks in it would be read as something else; it is kept in the last line, too.
+    return text if prompts.items() <= parse(text).items() else _join(request, items | prompts)
+
+
+def _join(request: Request, items: dict[str, object]) -> str:
     line = ", ".join(f"{name}: {_quote(value)}" for name, value in items.items() if value is not None)
     negative = f"\n{_NEGATIVE}{request.negative_prompt}" if request.negative_prompt else ""
     return f"{request.prompt}{negative}\n{line}"
@@ -45,14 +53,21 @@ def _quote(value: object) -> str:
 
 def parse(text: str) -> dict[str, str]:
     """A recipe's fields by name, "Prompt" and "Negative prompt" among them. Never fails: unknown text is prompt."""
-    head, _, last = text.strip().rpartition("\n")
+    head, _, last = text.rstrip().rpartition("\n")
     if not re.search(r"\bSteps: \d+", last):
         head, last = text, ""
     prompt, _, negative = f"\n{head}".partition(f"\n{_NEGATIVE}")
     fields = {"Prompt": prompt.removeprefix("\n"), "Negative prompt": negative}
     for name, value in _ITEM.findall(last):
-        fields[name.strip()] = json.loads(value) if value.startswith('"') else value.strip()
+        fields[name.strip()] = _unquote(value.strip())
     return fields
+
+
+def _unquote(value: str) -> str:
+    try:
+        return str(json.loads(value, strict=False)) if value.startswith('"') else value
+    except ValueError:  # a lone quotation mark
+        return value
 
 
 def to_request(text: str) -> Request:
@@ -77,8 +92,8 @@ def to_request(text: str) -> Request:
 
     sampler, spacing = _sampler(fields.get("Sampler", ""))
     named = fields.get("Schedule type", "").lower().replace(" ", "_")
-    size = re.fullmatch(r"(\d+)x(\d+)", fields.get("Size", ""))
-    interval = re.fullmatch(r"([\d.e+-]+?)-([\d.e+]+|inf)", fields.get("CFG interval", ""))
+    size = re.fullmatch(r"(\d{1,9})x(\d{1,9})", fields.get("Size", ""))
+    interval = re.fullmatch(f"{_NUMBER}-{_NUMBER}", fields.get("CFG interval", ""))
     return Request(
         prompt=fields["Prompt"],
         negative_prompt=fields["Negative prompt"],
@@ -88,7 +103,7 @@ def to_request(text: str) -> Request:
         guidance_interval=(float(interval[1]), float(interval[2])) if interval else None,
         sampler=sampler,
         spacing=named if named in SPACINGS else spacing,
-        eta=number("Eta"),
+        eta=number("Eta") if sampler and SAMPLERS[sampler].takes_eta else None,
         seed=whole("Seed"),
         width=int(size[1]) if size else None,
         height=int(size[2]) if size else None,

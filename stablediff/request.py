@@ -3,7 +3,9 @@
 import dataclasses
 import math
 import re
+import reprlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -62,9 +64,17 @@ class Request:
                     f"{name} has {len(text):,} characters: shorten it to at most {MAX_PROMPT_LENGTH:,} "
                     "(a model hears little of what comes late)"
                 )
+            if any("\ud800" <= letter <= "\udfff" for letter in text):  # undecodable bytes of a command line
+                raise RequestError(f"{name} has characters that are not in Unicode: retype them, in UTF-8")
+        for name in ("num_images", "preview_every", "guidance_rescale", "strength"):
+            if getattr(self, name) is None:
+                raise RequestError(f"{name} is None: choose a number, or leave {name} away")
         _check_int("num_steps", self.num_steps, 1, MAX_STEPS)
         _check_int("num_images", self.num_images, 1, MAX_IMAGES)
         _check_int("seed", self.seed, 0, MAX_SEED)
+        last_seed = MAX_SEED - self.num_images + 1  # each picture takes the next
+        if self.seed is not None and self.seed > last_seed:
+            raise RequestError(f"seed is {self.seed} with {self.num_images} pictures: choose at most {last_seed}")
         _check_int("preview_every", self.preview_every, 0, MAX_STEPS)
         _check_number("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE)
         _check_number("guidance_rescale", self.guidance_rescale, 0, 1)
@@ -80,9 +90,9 @@ class Request:
             takers = " or ".join(name for name, sampler in SAMPLERS.items() if sampler.takes_eta)
             raise RequestError(f"eta is {self.eta}, which only the samplers {takers} know: choose one of them")
         if self.guidance_interval is not None:
-            low, high = self.guidance_interval
-            if not 0 <= low < high:
-                raise RequestError(f"guidance_interval is {low} to {high}: choose 0 <= low < high, in units of σ")
+            _check_interval(self.guidance_interval)
+        for name in ("init_image", "mask_image"):
+            _check_image(name, getattr(self, name))
         if self.mask_image is not None and self.init_image is None:
             raise RequestError("there is a mask_image and no init_image: give the picture that the mask belongs to")
 
@@ -115,18 +125,50 @@ def _check_int(name: str, value: int | None, low: int, high: int) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        raise RequestError(f"{name} is {value!r}: it must be a whole number from {low} to {high}")
+        raise RequestError(f"{name} is {_shown(value)}: it must be a whole number from {low} to {high}")
     if not low <= value <= high:
-        raise RequestError(f"{name} is {value}: choose {low} to {high}")
+        raise RequestError(f"{name} is {_shown(value)}: choose {low} to {high}")
 
 
 def _check_number(name: str, value: float | None, low: float, high: float) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise RequestError(f"{name} is {value!r}: it must be a number from {low:g} to {high:g}")
-    if not math.isfinite(value) or not low <= value <= high:
-        raise RequestError(f"{name} is {value}: choose {low:g} to {high:g}")
+    if not _is_number(value):
+        raise RequestError(f"{name} is {_shown(value)}: it must be a number from {low:g} to {high:g}")
+    if not low <= value <= high:  # nor is NaN
+        raise RequestError(f"{name} is {_shown(value)}: choose {low:g} to {high:g}")
+
+
+def _check_interval(value: Sequence[float]) -> None:
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or not all(_is_number(bound) for bound in value):
+        raise RequestError(f"guidance_interval is {_shown(value)}: it must be two numbers (low, high) in units of σ")
+    low, high = value
+    if not 0 <= low < high:
+        raise RequestError(
+            f"guidance_interval is {_shown(low)} to {_shown(high)}: choose 0 <= low < high, in units of σ"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    """A wrong value, as far as a message has room for it."""
+    if isinstance(value, int) and abs(value) >= 2**64:  # Python itself refuses to write out the longest
+        return f"about {'-' if value < 0 else ''}2^{value.bit_length()}"
+    return reprlib.repr(value)
+
+
+def _check_image(name: str, image: object) -> None:
+    if image is None:
+        return
+    if not isinstance(image, Image.Image):
+        raise RequestError(
+            f"{name} is {type(image).__name__}: it must be a Pillow picture; images.open_image reads one"
+        )
+    if 0 in image.size:
+        raise RequestError(f"{name} has no pixels ({image.width} x {image.height}): choose another picture")
 
 
 def _check_size(name: str, value: int | None) -> None:
@@ -140,7 +182,7 @@ def _check_size(name: str, value: int | None) -> None:
 
 def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> None:
     if value is not None and value not in choices:
-        raise RequestError(f"{name} {value!r} is not known: choose one of {', '.join(choices)}")
+        raise RequestError(f"{name} {_shown(value)} is not known: choose one of {', '.join(choices)}")
 
 
 def _size_like(image: Image.Image, defaults: Defaults) -> tuple[int, int]:

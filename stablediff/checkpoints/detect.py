@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from stablediff.checkpoints.layouts import (
-    SD1_TEXT_PREFIX,
+    SD1_OLD_TEXT_PREFIX,
     SD2_TEXT_PREFIX,
     SDXL_TEXT_PREFIXES,
     UNET_PREFIX,
     VAE_PREFIX,
+    text_prefixes,
 )
 from stablediff.checkpoints.tensors import TensorSource
 from stablediff.config import (
@@ -30,10 +31,17 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 # Keys that give away files that are something else, and what to say about them.
 _OTHER_KINDS = (
-    (r".*lora_(up|down|A|B)\b.*", "a LoRA, which changes a model but is none: name the model that it was made for"),
+    (
+        r".*(lora[._](up|down|A|B)|hada_w1_a|lokr_w1).*",
+        "a LoRA, which changes a model but is none: name the model that it was made for",
+    ),
     (r"(model\.diffusion_model\.)?joint_blocks\..*", "Stable Diffusion 3, which has another architecture"),
     (r"(model\.diffusion_model\.)?double_blocks\..*", "Flux, which has another architecture"),
     (r"(control_model\.|controlnet_|input_hint_block\.).*", "a ControlNet, which steers a model but is none"),
+    (
+        rf"({re.escape(UNET_PREFIX)})?(input_blocks|middle_block)\..*",
+        "a U-Net alone, without its text encoder and autoencoder: take the full checkpoint",
+    ),
     (r"(emb_params|string_to_param.*)", "a textual inversion, which is a word and not a model"),
     (
         r"(down_blocks|conv_in|encoder|decoder|text_model|embeddings)\..*",
@@ -44,11 +52,20 @@ _OTHER_KINDS = (
 
 def detect_single_file(tensors: TensorSource) -> ModelConfig:
     """The full config of an SD 1.x, SD 2.x or SDXL file. Raises CheckpointError that says what it is instead."""
+    try:
+        return _detect(tensors)
+    except (LookupError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"the tensors of this file do not fit together ({error!r}): it may be damaged, get it again."
+        ) from error
+
+
+def _detect(tensors: TensorSource) -> ModelConfig:
     shapes = tensors.shapes
     if f"{UNET_PREFIX}input_blocks.0.0.weight" not in shapes:
         raise CheckpointError(f"this file is not a whole Stable Diffusion checkpoint: it is {_what_else(shapes)}.")
     missing = [part for prefix, part in ((VAE_PREFIX, "autoencoder"),) if not _any(shapes, prefix)]
-    if not any(_any(shapes, p) for p in (SD1_TEXT_PREFIX, SD2_TEXT_PREFIX, *SDXL_TEXT_PREFIXES)):
+    if not any(_any(shapes, p) for p in (SD1_OLD_TEXT_PREFIX, SD2_TEXT_PREFIX, "conditioner.embedders.")):
         missing.append("text encoder")
     if missing:
         raise CheckpointError(
@@ -91,10 +108,19 @@ def _count(shapes: Shapes, pattern: str) -> int:
 
 
 def _kind(shapes: Shapes) -> Kind:
+    if _any(shapes, "edm_"):
+        raise CheckpointError(
+            "this model was trained in the EDM framework (Playground 2.5, CosXL), which has another noise schedule and "
+            "other latents: choose a usual SDXL checkpoint."
+        )
     if f"{UNET_PREFIX}label_emb.0.0.weight" in shapes:
-        if not _any(shapes, SDXL_TEXT_PREFIXES[0]):
+        if _any(shapes, "conditioner.embedders.0.model."):
             raise CheckpointError(
                 "this is the SDXL refiner, which only finishes what a base model began: take the SDXL base checkpoint."
+            )
+        if not _any(shapes, SDXL_TEXT_PREFIXES[0]):
+            raise CheckpointError(
+                "this model is conditioned on more than text (unCLIP or video, perhaps): take a text-to-image model."
             )
         return "sdxl"
     return "sd2" if _any(shapes, SD2_TEXT_PREFIX) else "sd1"
@@ -126,6 +152,7 @@ def _unet_config(shapes: Shapes, kind: Kind) -> UNetConfig:
         num_heads=(8,) * levels if kind == "sd1" else tuple(max(c // 64, 1) for c in channels),
         context_dim=context_dim,
         linear_projection=linear,
+        upcast_attention=kind == "sd2",  # SD 2.1's products overflow in float16
         added_conditioning="text_time" if added else "none",
         added_input_dim=added[1] if added else 2816,
     )
@@ -152,14 +179,14 @@ def _vae_config(shapes: Shapes, kind: Kind) -> VAEConfig:
 
 
 def _text_configs(shapes: Shapes, kind: Kind) -> tuple[CLIPConfig, ...]:
+    towers = [_below(shapes, prefix) for prefix in text_prefixes(kind, shapes)]
     if kind == "sd1":
-        return (_clip_config(_below(shapes, SD1_TEXT_PREFIX), CLIPConfig()),)
+        return (_clip_config(towers[0], CLIPConfig()),)
     if kind == "sd2":
         # The file holds all layers; the last one is never run, because the U-Net reads the one before it.
-        config = _clip_config(_below(shapes, SD2_TEXT_PREFIX), OPENCLIP_H)
+        config = _clip_config(towers[0], OPENCLIP_H)
         return (replace(config, num_layers=config.num_layers - 1),)
-    first, second = (_below(shapes, prefix) for prefix in SDXL_TEXT_PREFIXES)
-    return _clip_config(first, SDXL.text_encoders[0]), _clip_config(second, OPENCLIP_BIGG)
+    return _clip_config(towers[0], SDXL.text_encoders[0]), _clip_config(towers[1], OPENCLIP_BIGG)
 
 
 def _clip_config(shapes: Shapes, like: CLIPConfig) -> CLIPConfig:

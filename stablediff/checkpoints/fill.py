@@ -57,8 +57,14 @@ class Builder:
 
     @staticmethod
     def build(network: Callable[[ConfigT], ModuleT], config: ConfigT) -> ModuleT:
-        with torch.device("meta"), _NoInit():
-            return network(config).eval().requires_grad_(False)
+        try:
+            with torch.device("meta"), _NoInit():
+                return network(config).eval().requires_grad_(False)
+        except (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError) as error:
+            raise CheckpointError(
+                f"the sizes of this {network.__name__} do not fit together ({error}): the model may be damaged, get it "
+                "again."
+            ) from error
 
     def fill(
         self,
@@ -96,7 +102,8 @@ class Builder:
         module.load_state_dict(state, strict=True, assign=True)
 
     def account_for_rest(self, tensors: TensorSource, what: str) -> None:
-        rest = [key for key in tensors.shapes if key not in self.used and key not in set(self.dropped)]
+        known = self.used | set(self.dropped)
+        rest = [key for key in tensors.shapes if key not in known]
         unknown = [key for key in rest if not layouts.is_dropped(key, layouts.LDM_DROPPED)]
         if unknown:
             raise CheckpointError(f"{what} is not the model it should be: {_first([], [], unknown)}")

@@ -8,11 +8,12 @@ import re
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
-from stablediff.config import CLIPConfig, UNetConfig, VAEConfig
+from stablediff.config import CLIPConfig, Kind, UNetConfig, VAEConfig
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 SD1_TEXT_PREFIX = "cond_stage_model.transformer.text_model."
+SD1_OLD_TEXT_PREFIX = "cond_stage_model.transformer."  # in files from 2022, and in merges of them
 SD2_TEXT_PREFIX = "cond_stage_model.model."
 SDXL_TEXT_PREFIXES = ("conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model.")
 
@@ -22,9 +23,10 @@ LDM_DROPPED = (
     r"(betas|alphas_cumprod|alphas_cumprod_prev|log_one_minus_alphas_cumprod|logvar|posterior_.*|sqrt_.*|scale_factor)",
     r".*\.(position_ids|logit_scale|attn_mask)",
     r"first_stage_model\.(loss|model_ema)\..*",
-    r"cond_stage_model\.model\.text_projection",  # SD 2.x never uses the pooled prompt
+    # The pooled prompt is used by SDXL's second tower alone.
+    r"(cond_stage_model|conditioner\.embedders\.0)\.(model\.|transformer\.)?text_projection(\.weight)?",
     r"denoiser\..*",
-    r"(v_pred|ztsnr|edm_.*)",  # flags without values
+    r"(v_pred|ztsnr)",  # flags without values
 )
 FOLDER_DROPPED = (r".*position_ids", r".*logit_scale")
 
@@ -61,6 +63,17 @@ def folder_source(name: str, available: Container[str]) -> Source | None:
 
 
 # --- single files -----------------------------------------------------------------------------------------------------
+
+
+def text_prefixes(kind: Kind, available: Container[str]) -> tuple[str, ...]:
+    """Where the text towers lie, the first one first."""
+    if kind == "sdxl":
+        return SDXL_TEXT_PREFIXES
+    if kind == "sd2":
+        return (SD2_TEXT_PREFIX,)
+    is_old = f"{SD1_OLD_TEXT_PREFIX}embeddings.token_embedding.weight" in available
+    return (SD1_OLD_TEXT_PREFIX if is_old else SD1_TEXT_PREFIX,)
+
 
 _UNET_RESNET = {
     "norm1": "in_layers.0",

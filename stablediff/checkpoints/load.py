@@ -141,11 +141,7 @@ def _load_single_file(location: Location, compute: Compute, allow_pickle: bool) 
         )
 
     encoders, tokenizers = [], []
-    text_prefixes = {
-        "sd1": (layouts.SD1_TEXT_PREFIX,),
-        "sd2": (layouts.SD2_TEXT_PREFIX,),
-        "sdxl": layouts.SDXL_TEXT_PREFIXES,
-    }[config.kind]
+    text_prefixes = layouts.text_prefixes(config.kind, tensors.shapes)
     for text_config, prefix in zip(config.text_encoders, text_prefixes, strict=True):
         openclip = f"{prefix}ln_final.weight" in tensors.shapes
         table = layouts.openclip_text(text_config)

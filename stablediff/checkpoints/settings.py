@@ -10,6 +10,8 @@ from stablediff.errors import CheckpointError
 
 Settings = Mapping[str, Any]
 
+_MAX_LAYERS = 1000  # far beyond all models: a damaged number must not keep the machine busy for hours
+
 
 def read_settings(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError if it is missing or broken."""
@@ -43,6 +45,9 @@ def read_model_config(folder: Path) -> ModelConfig:
             raise CheckpointError(f"{folder} lacks a text encoder (perhaps an SDXL refiner): take a full base model.")
         penultimate = unet.added_conditioning == "text_time"
         text = tuple(clip_config(read_settings(folder / name / "config.json"), penultimate) for name in names)
+        layers = [*unet.transformer_depth, unet.num_resnets, vae.num_resnets, *(tower.num_layers for tower in text)]
+        if max(len(unet.channels), len(vae.channels), *layers) > _MAX_LAYERS:
+            raise ValueError(f"more than {_MAX_LAYERS} layers")
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CheckpointError(
             f"the settings in {folder} do not fit together ({error!r}): get the model again."
@@ -203,22 +208,34 @@ def vae_config(settings: Settings) -> VAEConfig:
 
 def schedule_config(settings: Settings) -> ScheduleConfig:
     _refuse_others(settings, {"trained_betas": None}, "scheduler")
+    class_name = str(settings.get("_class_name", ""))
+    if class_name.startswith(("EDM", "FlowMatch")):
+        raise CheckpointError(
+            f"this model is made for the {class_name}, whose noise levels this program does not know: choose another."
+        )
     beta_schedule = settings.get("beta_schedule", "linear")
     prediction = settings.get("prediction_type", "epsilon")
+    spacing = settings.get("timestep_spacing")
     for name, value, known in (
         ("beta_schedule", beta_schedule, ("linear", "scaled_linear", "squaredcos_cap_v2")),
         ("prediction_type", prediction, ("epsilon", "v_prediction", "sample")),
+        ("timestep_spacing", spacing, (None, "leading", "trailing", "linspace")),
     ):
         if value not in known:
-            raise CheckpointError(f"this scheduler has {name} = {value!r}: only {', '.join(known)} are known.")
+            usual = ", ".join(choice for choice in known if choice)
+            raise CheckpointError(f"this scheduler has {name} = {value!r}: only {usual} are known.")
+    timesteps = int(settings.get("num_train_timesteps", 1000))
+    beta_start, beta_end = float(settings.get("beta_start", 0.0001)), float(settings.get("beta_end", 0.02))
+    if not 2 <= timesteps <= 100_000 or not 0 < beta_start <= beta_end < 1:
+        raise ValueError(f"num_train_timesteps = {timesteps}, beta_start = {beta_start}, beta_end = {beta_end}")
     return ScheduleConfig(
-        num_train_timesteps=int(settings.get("num_train_timesteps", 1000)),
+        num_train_timesteps=timesteps,
         beta_schedule=beta_schedule,
-        beta_start=float(settings.get("beta_start", 0.0001)),
-        beta_end=float(settings.get("beta_end", 0.02)),
+        beta_start=beta_start,
+        beta_end=beta_end,
         prediction_type=prediction,
         rescale_zero_snr=bool(settings.get("rescale_betas_zero_snr", False)),
-        spacing=cast("str | None", settings.get("timestep_spacing")),
+        spacing=cast("str | None", spacing),
         steps_offset=int(settings.get("steps_offset", 0)),
         set_alpha_to_one=bool(settings.get("set_alpha_to_one", True)),
     )

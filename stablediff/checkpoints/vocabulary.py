@@ -14,8 +14,9 @@ from stablediff.models.tokenizer import CLIP_END, CLIP_START, Tokenizer, clip_bp
 def read_tokenizer(folder: Path, config: CLIPConfig) -> Tokenizer:
     """A diffusers `tokenizer` folder: CLIP's `vocab.json` and `merges.txt`, or any `tokenizer.json`."""
     settings: dict[str, object] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        # The map corrects the config in SD 2's folders, which pad with "!"; files of newer libraries do not need it.
+        if (folder / name).is_file() and "added_tokens_decoder" not in settings:
             settings |= read_settings(folder / name)
 
     def special(role: str, default: str) -> str:

@@ -21,11 +21,11 @@ PREVIEW_SIDE = 384  # pixels of the longer side
 MOST_IMAGES = 4
 SIZES = ("512x512", "512x768", "768x512", "768x768", "1024x1024")
 EXAMPLES = (
-    "red apple, flat style",
-    "fox, glossy style",
-    "rocket, soft style",
-    "pizza, flat style",
-    "robot, soft style",
+    "panda, soft style",
+    "sunflower, soft style",
+    "avocado, glossy style",
+    "rainbow, soft style",
+    "fox, flat style",
 )
 
 CSS = """

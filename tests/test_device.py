@@ -1,0 +1,119 @@
+"""Where to compute and in which precision, on machines that this one is not."""
+
+import pytest
+import torch
+
+from stablediff import DeviceError
+from stablediff.device import Compute, choose_compute, cpu_computes_bfloat16
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch):
+    """Pretends: `machine(cuda=2, mps=False, cpu={"avx512_bf16"})`."""
+
+    def pretend(cuda: int = 0, mps: bool = False, cpu: frozenset[str] | set[str] = frozenset()) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "Pretended GPU")
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(cpu, True))
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("has", "device", "dtype", "reason"),
+    [
+        ({}, "cpu", torch.float32, "no bfloat16 arithmetic"),
+        ({"cpu": {"avx512"}}, "cpu", torch.float32, "no bfloat16 arithmetic"),
+        ({"cpu": {"avx512_bf16"}}, "cpu", torch.bfloat16, "this CPU computes it"),
+        ({"cpu": {"amx_bf16"}}, "cpu", torch.bfloat16, "this CPU computes it"),
+        ({"cpu": {"bf16"}}, "cpu", torch.bfloat16, "this CPU computes it"),
+        ({"cuda": 1}, "cuda", torch.float16, "Pretended GPU, float16"),
+        ({"mps": True}, "mps", torch.float16, "Apple GPU, float16"),
+        ({"cuda": 1, "mps": True}, "cuda", torch.float16, "Pretended GPU"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", [None, "auto"])
+def test_the_best_device_and_its_fastest_safe_precision_are_chosen(machine, name, has, device, dtype, reason):
+    machine(**has)
+    compute = choose_compute(name, name)
+    assert (compute.device.type, compute.dtype) == (device, dtype)
+    assert reason in compute.reason
+
+
+def test_what_is_asked_for_is_taken_if_it_is_there(machine):
+    machine(cuda=2, cpu={"avx512_bf16"})
+    assert choose_compute("cpu").device == torch.device("cpu")
+    assert choose_compute("cuda:1").device == torch.device("cuda:1")
+    assert choose_compute("cpu", "float32").dtype == torch.float32
+    assert choose_compute("cuda", "float32").dtype == torch.float32
+    assert "as asked for" in choose_compute("cuda", "float32").reason
+
+
+@pytest.mark.parametrize(("alias", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float16")])
+def test_short_names_of_precisions_are_understood(machine, alias: str, dtype: str):
+    machine(cuda=1)
+    assert choose_compute("cuda", alias).dtype == getattr(torch, dtype)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:2", "mps"])
+def test_devices_that_are_not_there_are_refused(machine, name: str):
+    machine(cuda=2 if name == "cuda:2" else 0)
+    with pytest.raises(DeviceError, match=f"no device '{name}' on this machine: choose auto or cpu"):
+        choose_compute(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-1", "cpu:0:0", "cuda:99999999999", "CPU"])
+def test_names_that_are_no_device_are_refused(machine, name: str):
+    machine(cuda=1)
+    with pytest.raises(DeviceError, match="choose auto"):
+        choose_compute(name)
+
+
+@pytest.mark.parametrize("name", ["meta", "xpu", "vulkan"])
+def test_devices_that_we_do_not_know_are_refused(machine, name: str):
+    machine(cuda=1)
+    with pytest.raises(DeviceError, match=f"'{name}' is not supported: choose auto, cpu, cuda or mps"):
+        choose_compute(name)
+
+
+def test_float16_on_a_cpu_is_refused_with_the_reason(machine):
+    machine(cpu={"avx512_bf16"})
+    for dtype in ("float16", "fp16"):
+        with pytest.raises(DeviceError, match=r"hundreds of times slower .* choose float32 or bfloat16"):
+            choose_compute("cpu", dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int8", "Float32", ""])
+def test_unknown_precisions_are_refused_with_the_choices(machine, dtype: str):
+    machine()
+    with pytest.raises(DeviceError, match=r"is not known: choose one of float32, bfloat16, float16, or auto"):
+        choose_compute("cpu", dtype)
+
+
+@pytest.mark.parametrize(("cpu", "emulated"), [(set(), True), ({"amx_bf16"}, False)])
+def test_bfloat16_that_the_cpu_only_emulates_comes_with_a_warning(machine, cpu: set[str], emulated: bool):
+    machine(cpu=cpu)
+    assert cpu_computes_bfloat16() is not emulated
+    assert ("emulates it, slowly" in choose_compute("cpu", "bfloat16").reason) is emulated
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "bf16", "expected"),
+    [
+        ("cuda", torch.float16, True, torch.bfloat16),
+        ("cuda", torch.float16, False, torch.float32),
+        ("mps", torch.float16, True, torch.float32),
+        ("cpu", torch.bfloat16, True, torch.bfloat16),
+        ("cpu", torch.float32, True, torch.float32),
+    ],
+)
+def test_autoencoders_that_overflow_in_float16_get_a_wider_type(machine, monkeypatch, device, dtype, bf16, expected):
+    machine(cuda=1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    compute = Compute(torch.device(device), dtype, "")
+    assert compute.vae_dtype(force_upcast=True) == expected
+    assert compute.vae_dtype(force_upcast=False) == dtype
