@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stablediff: interrupted", file=sys.stderr)
         return 130
     except OSError as error:  # most likely of our output: its reader has gone, or it goes to a full disk
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:  # drops what is still in its buffer
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return 141
         print(f"stablediff: {error}: check the disk, and whether this file may be used", file=sys.stderr)

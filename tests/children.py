@@ -107,6 +107,13 @@ def download(name: str) -> str:
     return str(download(name))
 
 
+def download_settings(name: str) -> None:
+    """As other programs do: parts of a model, through the hub's library."""
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(name, allow_patterns="*.json")
+
+
 def describe(name: str) -> str:
     from stablediff import load
 

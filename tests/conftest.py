@@ -1,5 +1,7 @@
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,3 +35,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], "Tin
     from tiny import save_model  # imports those libraries, which takes seconds
 
     return cache(lambda kind: save_model(kind, tmp_path_factory.mktemp("tiny") / kind))
+
+
+@pytest.fixture
+def copied(tiny_model: Callable[[str], "TinyModel"], tmp_path: Path) -> Path:
+    """The folder of a tiny SD 1 model, to be tampered with."""
+    return Path(shutil.copytree(tiny_model("sd1").folder, tmp_path / "model"))

@@ -63,12 +63,6 @@ def assert_loaded(pipeline: Pipeline, model: TinyModel, stored: torch.dtype = to
         assert_equal(part.state_dict(), {key: t.to(stored).float() for key, t in tensors_of(theirs[name]).items()})
 
 
-@pytest.fixture
-def copied(tiny_model: GetModel, tmp_path: Path) -> Path:
-    """The folder of a small SD 1 model, to be tampered with."""
-    return Path(shutil.copytree(tiny_model("sd1").folder, tmp_path / "model"))
-
-
 # --- single files -----------------------------------------------------------------------------------------------------
 
 

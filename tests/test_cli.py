@@ -163,7 +163,7 @@ def bare_folder(folder: Path) -> Path:
         (text_in_disguise, ["model.safetensors is not a whole safetensors file", "get it again"]),
         (truncated, ["model.safetensors is not a whole safetensors file", "get it again"]),
         (empty, ["model.safetensors is not a whole safetensors file", "get it again"]),
-        (bare_folder, ["has no model_index.json", "choose sticker"]),
+        (bare_folder, ["has no model_index.json, so it is not a whole model: choose sticker"]),
     ],
 )
 @pytest.mark.parametrize("command", [["generate", "a cat", "--model"], ["models"]], ids=["generate", "models"])

@@ -48,11 +48,6 @@ def refusal(path: Path | str, **options: Any) -> str:
     return message
 
 
-@pytest.fixture
-def copied(tiny_model: GetModel, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_model("sd1").folder, tmp_path / "model"))
-
-
 # --- broken files -----------------------------------------------------------------------------------------------------
 
 _HEADER = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()

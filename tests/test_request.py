@@ -159,7 +159,7 @@ def test_text_that_no_file_could_hold_is_refused(name: str):
         {"width": 64, "height": 2048},
         {"init_image": PICTURE, "mask_image": PICTURE},
     ],
-    ids=str,
+    ids=lambda wish: ", ".join(wish) or "nothing",
 )
 def test_the_bounds_themselves_are_fine(wish: dict[str, Any]):
     assert all(getattr(Request(**wish), name) == value for name, value in wish.items())

@@ -1,10 +1,15 @@
 """What `save` writes is the model, for us and for the reference libraries; and it is written whole or not at all."""
 
+import itertools
+import json
+import pkgutil
 import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +64,16 @@ def test_a_single_file_can_be_saved_as_a_folder(kind: str, tiny_model: GetModel,
     assert_same(load_f32(tmp_path / "model"), pipeline)
 
 
+def test_a_distilled_model_is_still_known_as_one(copied: Path, tmp_path: Path) -> None:
+    settings = copied / "scheduler" / "scheduler_config.json"
+    turbo = {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | turbo))
+    pipeline = load_f32(copied)
+    assert (pipeline.config.defaults.num_steps, pipeline.config.defaults.guidance_scale) == (4, 1.0)
+    pipeline.save(tmp_path / "saved")
+    assert_same(load_f32(tmp_path / "saved"), pipeline)
+
+
 def test_half_precision_stays_as_it_is(tiny_model: GetModel, tmp_path: Path) -> None:
     pipeline = load(tiny_model("sd1").folder, device="cpu", dtype="bfloat16")
     pipeline.save(tmp_path / "model")
@@ -92,8 +107,7 @@ def test_the_reference_loads_what_was_saved(kind: str, tiny_model: GetModel, sti
         assert torch.equal(ours.to_tensors(ours.tokenize(PROMPT))[0], ids)
     schedule, theirs = pipeline.config.schedule, reference.scheduler
     assert theirs.config.prediction_type == schedule.prediction_type
-    assert torch.allclose(theirs.alphas_cumprod.double(), pipeline.schedule.alphas_cumprod, rtol=1e-3, atol=1e-7)
-    assert theirs.config.steps_offset == schedule.steps_offset
+    torch.testing.assert_close(theirs.alphas_cumprod.double(), pipeline.schedule.alphas_cumprod, rtol=1e-3, atol=1e-7)
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
@@ -136,6 +150,30 @@ def test_a_full_disk_leaves_the_former_model(tmp_path: Path, monkeypatch: pytest
         pipeline.save(tmp_path / "model", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     load_f32(tmp_path / "model")
+
+
+@pytest.mark.parametrize("operation", ["pathlib.Path.rename", "shutil.rmtree"])
+@pytest.mark.parametrize("when", [1, 2])
+def test_an_end_at_any_operation_leaves_the_old_model_or_the_new_one(
+    operation: str, when: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    toy_pipeline().save(folder)
+    pipeline = load_f32(folder)
+    calls, real = itertools.count(1), pkgutil.resolve_name(operation)
+
+    def end(*args: Any, **options: Any) -> Any:
+        if next(calls) == when:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(operation, end)
+    with suppress(KeyboardInterrupt):
+        pipeline.save(folder, overwrite=True)
+    monkeypatch.undo()
+    assert_same(load_f32(folder), pipeline)
+    pipeline.save(folder, overwrite=True)
+    assert_same(load_f32(folder), pipeline)
 
 
 @pytest.mark.parametrize("times", [6, pytest.param(200, marks=pytest.mark.slow)])

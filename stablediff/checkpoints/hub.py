@@ -1,7 +1,9 @@
 """Models on the Hugging Face hub: downloaded once, resumed where broken off, checked, and then used offline."""
 
+import contextlib
 import fnmatch
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +28,8 @@ _WEIGHTS = ("text_encoder*/", "unet/", "vae/")
 def download(name: str) -> Path:
     """`owner/name` or `owner/name/file.safetensors` -> a folder or file in the hub's cache on this disk.
 
-    Shows progress, goes on where a former download stopped, and compares each weight file with the hub's SHA-256.
+    Shows progress, takes up broken connections, keeps whole files of a former attempt, and compares each weight file
+    with the hub's SHA-256.
     With HF_HUB_OFFLINE=1, or when the hub cannot be reached, uses what is in the cache. Raises CheckpointError.
     """
     from huggingface_hub import HfApi, constants, hf_hub_download
@@ -63,19 +66,26 @@ def download(name: str) -> Path:
             ) from error
         return _from_cache(repo_id, single, f"the hub cannot be reached ({_first_line(error)})")
     except Exception as error:  # the HTTP library's own errors, which are not OSErrors
-        if type(error).__module__.split(".")[0] not in ("httpx", "httpcore", "requests"):
+        if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
             raise
         return _from_cache(repo_id, single, f"the hub cannot be reached ({_first_line(error)})")
     # Every file of one revision lies below the same folder.
-    return path if single or len(files) == 1 else _snapshot(path, files[-1])
+    snapshot = path.parents[files[-1].count("/")]
+    _remember(snapshot)
+    return path if single or len(files) == 1 else snapshot
+
+
+def _remember(snapshot: Path) -> None:
+    """Notes in the cache that this is the newest revision, now that all of it is here: it will be found offline."""
+    note = snapshot.parent.parent / "refs" / "main"
+    with contextlib.suppress(OSError):  # the cache may be read-only
+        if not note.is_file() or note.read_text() != snapshot.name:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(snapshot.name)
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _snapshot(path: Path, file: str) -> Path:
-    return path.parents[file.count("/")]
 
 
 def _choose(info: "ModelInfo", single: str) -> list[str]:
@@ -109,7 +119,7 @@ def _weights(names: list[str], pattern: str, repo_id: str) -> list[str]:
     chosen: list[str] = []
     for folder in folders:
         here = [n for n in files if n.startswith(f"{folder}/") and "non_ema" not in n]
-        half = [n for n in here if ".fp16." in n]
+        half = [n for n in here if re.search(r"\.fp16[.-]", n)]  # whole, or in shards
         chosen += half or here
     return chosen
 
@@ -141,7 +151,8 @@ def _from_cache(repo_id: str, single: str, why: str) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repo_id, local_files_only=True))
+        # Only these are asked for, because other programs may have left a list of files that we have no use for.
+        folder = Path(snapshot_download(repo_id, local_files_only=True, allow_patterns=[single or "model_index.json"]))
     except (LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{repo_id} is not on this disk, and {why}: connect and run this again, or use the bundled model (sticker)"

@@ -69,8 +69,8 @@ def _folder(path: Path) -> Location:
     if singles and not (path / "config.json").is_file():
         names = ", ".join(p.name for p in singles[:5])
         raise CheckpointError(f"{path} holds several models ({names}): name one of the files")
-    hint = "the folder above it, which has model_index.json" if (path / "config.json").is_file() else _choices()
-    raise CheckpointError(f"{path} has no model_index.json, so it is not a whole model: name {hint}")
+    hint = "name the folder above it, which has model_index.json" if (path / "config.json").is_file() else _choices()
+    raise CheckpointError(f"{path} has no model_index.json, so it is not a whole model: {hint}")
 
 
 def _file(path: Path) -> Location:

@@ -11,12 +11,15 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from stablediff.config import CLIPConfig, ModelConfig, ScheduleConfig, UNetConfig, VAEConfig
+from stablediff.config import CLIPConfig, ModelConfig, UNetConfig, VAEConfig
 from stablediff.errors import CheckpointError
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.models.tokenizer import CLIP_START, Tokenizer
 from stablediff.models.unet import UNet
 from stablediff.models.vae import VAE
+
+# Distilled models are recognised by the scheduler that they name; the others run with any.
+_SCHEDULERS = {"lcm": "LCMScheduler", "euler_ancestral": "EulerAncestralDiscreteScheduler"}
 
 
 def save_parts(
@@ -41,7 +44,7 @@ def save_parts(
             "_class_name": "StableDiffusionXLPipeline" if config.kind == "sdxl" else "StableDiffusionPipeline",
             "unet": ["diffusers", "UNet2DConditionModel"],
             "vae": ["diffusers", "AutoencoderKL"],
-            "scheduler": ["diffusers", "DDIMScheduler"],
+            "scheduler": ["diffusers", _schedule_settings(config)["_class_name"]],
         }
         if config.kind == "sdxl":
             index["force_zeros_for_empty_prompt"] = config.zero_empty_negative
@@ -60,7 +63,7 @@ def save_parts(
         _write_weights(draft / "unet" / "diffusion_pytorch_model.safetensors", unet)
         _write_json(draft / "vae" / "config.json", _vae_settings(config.vae) | {"sample_size": config.defaults.width})
         _write_weights(draft / "vae" / "diffusion_pytorch_model.safetensors", vae)
-        _write_json(draft / "scheduler" / "scheduler_config.json", _schedule_settings(config.schedule))
+        _write_json(draft / "scheduler" / "scheduler_config.json", _schedule_settings(config))
         _write_json(draft / "model_index.json", index)
         _replace_folder(draft, folder)
     except OSError as error:
@@ -218,17 +221,18 @@ def _vae_settings(config: VAEConfig) -> dict[str, Any]:
     }
 
 
-def _schedule_settings(config: ScheduleConfig) -> dict[str, Any]:
+def _schedule_settings(config: ModelConfig) -> dict[str, Any]:
+    schedule = config.schedule
     return {
-        "_class_name": "DDIMScheduler",
-        "num_train_timesteps": config.num_train_timesteps,
-        "beta_schedule": config.beta_schedule,
-        "beta_start": config.beta_start,
-        "beta_end": config.beta_end,
-        "prediction_type": config.prediction_type,
-        "rescale_betas_zero_snr": config.rescale_zero_snr,
+        "_class_name": _SCHEDULERS.get(config.defaults.sampler, "DDIMScheduler"),
+        "num_train_timesteps": schedule.num_train_timesteps,
+        "beta_schedule": schedule.beta_schedule,
+        "beta_start": schedule.beta_start,
+        "beta_end": schedule.beta_end,
+        "prediction_type": schedule.prediction_type,
+        "rescale_betas_zero_snr": schedule.rescale_zero_snr,
         "clip_sample": False,
-        "steps_offset": config.steps_offset,
-        "set_alpha_to_one": config.set_alpha_to_one,
-        **({"timestep_spacing": config.spacing} if config.spacing else {}),
+        "steps_offset": schedule.steps_offset,
+        "set_alpha_to_one": schedule.set_alpha_to_one,
+        **({"timestep_spacing": schedule.spacing} if schedule.spacing else {}),
     }
