@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from stablediff.errors import RequestError, StableDiffError
 from stablediff.generate import Result, Update, generate
 from stablediff.images import open_image, read_parameters, save_png
 from stablediff.pipeline import Pipeline, load
-from stablediff.recipe import to_request
+from stablediff.recipe import parse, to_request
 from stablediff.request import Request, parse_size
 from stablediff.version import __version__
 
@@ -135,7 +136,9 @@ def _size(text: str) -> tuple[int, int]:
 
 def _generate(arguments: argparse.Namespace) -> int:
     request = _request(arguments)
-    out = _checked_out(arguments.out) if arguments.out else None
+    out = None if arguments.out is None else _checked_out(arguments.out)
+    if out is None:
+        _checked_out(Path("picture.png"))
     pipeline = _load(arguments)
     result = _draw(pipeline, request)
     for index in range(len(result.images)):
@@ -165,6 +168,8 @@ def _request(arguments: argparse.Namespace) -> Request:
         if recipe is None:
             raise RequestError(f"{arguments.like} holds no recipe: only a PNG that was saved with one can be repeated")
         options = dict(to_request(recipe).__dict__)
+        if "Denoising strength" in parse(recipe) and arguments.init is None:
+            raise RequestError(f"{arguments.like} was drawn from another picture: give that one with --init")
     elif arguments.prompt is None:
         raise RequestError('say what to draw, as in: python -m stablediff generate "red apple, flat style"')
     width, height = arguments.size or (None, None)
@@ -193,9 +198,11 @@ def _checked_out(out: Path) -> Path:
     if out.suffix.lower() != ".png":
         raise RequestError(f"--out {out} does not end in .png, the format that keeps the picture's recipe: rename it")
     try:
+        if out.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
         out.parent.mkdir(parents=True, exist_ok=True)
-        if out.is_dir() or not os.access(out.parent, os.W_OK):
-            raise PermissionError(None, "it is a folder" if out.is_dir() else "no permission to write there")
+        with tempfile.TemporaryFile(dir=out.parent) as trial:
+            trial.write(b"room for a few bytes")
     except OSError as error:
         raise RequestError(f"cannot write --out {out}: {error.strerror}. Choose another place") from error
     return out

@@ -50,7 +50,9 @@ def apply_weights(context: Tensor, weights: Tensor, prompt: TokenizedPrompt) -> 
     if not prompt.weighted:
         return context
     weighted = context * weights.to(context)[..., None]
-    return weighted * (context.float().mean() / weighted.float().mean()).to(context.dtype)
+    ratio = context.float().mean() / weighted.float().mean()
+    # Weights that cancel each other out (negative ones, say) leave a mean near zero, which says nothing.
+    return weighted * ratio.nan_to_num(1.0).clamp(0.5, 2.0).to(context.dtype)
 
 
 def _lengthen(context: Tensor, length: int) -> Tensor:

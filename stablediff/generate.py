@@ -4,7 +4,6 @@ prompt -> context -> noise -> ⟲ denoise -> latents -> picture
 """
 
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -29,7 +28,7 @@ from stablediff.fallback import NotFiniteError, dtype_of, free_memory, is_out_of
 from stablediff.images import fit_image, mask_to_tensor, paste_known, to_images, to_pixels
 from stablediff.pipeline import Pipeline
 from stablediff.preview import Previewer
-from stablediff.request import Request
+from stablediff.request import Request, ResolvedRequest
 from stablediff.version import __version__
 
 # Latent cells drawn at once. Small models gain from a batch; on a CPU big ones do not, and one picture comes sooner.
@@ -57,7 +56,7 @@ class Result:
 
     images: tuple[Image.Image, ...]
     seeds: tuple[int, ...]
-    request: Request
+    request: ResolvedRequest
     model: str
     seconds: dict[str, float]  # per stage, and "total"
     notes: tuple[str, ...] = ()  # what happened on the way that the user should know
@@ -77,8 +76,8 @@ def generate(
     has what was finished before. Picture i has the seed `request.seed + i`, whatever the batch and the device.
     Raises RequestError, NumericalError or OutOfMemoryError.
     """
-    request = _resolve(request, pipeline)
-    run = _Run(pipeline, request, should_stop)
+    resolved = _resolve(request, pipeline)
+    run = _Run(pipeline, resolved, should_stop)
     yield Update("encode", 0, run.total)
     try:
         yield from run.encode()
@@ -87,7 +86,7 @@ def generate(
             raise
         raise run.too_large() from error
 
-    seeds = [int(request.seed or 0) + i for i in range(request.num_images)]
+    seeds = [resolved.seed + i for i in range(resolved.num_images)]
     images: list[Image.Image] = []
     while len(images) < len(seeds) and not run.stopped:
         batch = seeds[len(images) : len(images) + run.batch_size]
@@ -104,7 +103,7 @@ def generate(
     yield Result(
         images=tuple(images),
         seeds=tuple(seeds[: len(images)]),
-        request=request,
+        request=resolved,
         model=pipeline.name,
         seconds={**run.seconds, "total": time.perf_counter() - run.started},
         notes=tuple(run.notes),
@@ -112,23 +111,18 @@ def generate(
     )
 
 
-def _resolve(request: Request, pipeline: Pipeline) -> Request:
+def _resolve(request: Request, pipeline: Pipeline) -> ResolvedRequest:
     """Fills in the model's choices, and refuses what this model cannot do."""
-    request = request.resolve(pipeline.config.defaults)
-    sampler, schedule = SAMPLERS[request.sampler or ""], pipeline.schedule
-    spacing = request.spacing or pipeline.config.schedule.spacing or sampler.spacing
-    if sampler.spacing == "lcm" and request.spacing is None:
-        spacing = "lcm"
-    resolved = dataclasses.replace(request, spacing=spacing)
+    config = pipeline.config
+    resolved = request.resolve(config.defaults, config.schedule.spacing)
     try:
-        step_sigmas(schedule, spacing, request.num_steps or 1, kind=pipeline.config.kind)
+        step_sigmas(pipeline.schedule, resolved.spacing, resolved.num_steps, kind=config.kind)
     except ValueError as error:
         raise RequestError(str(error)) from error
-    unet, latent = pipeline.config.unet, pipeline.config.vae.latent_channels
-    if unet.in_channels != latent and not pipeline.takes_mask:
+    if config.unet.in_channels != config.vae.latent_channels and not pipeline.takes_mask:
         raise RequestError(
-            f"this model's U-Net takes {unet.in_channels} channels (it edits by instruction or scales up, perhaps): "
-            "choose a text-to-image or inpainting model"
+            f"this model's U-Net takes {config.unet.in_channels} channels (it edits by instruction or scales up, "
+            "perhaps): choose a text-to-image or inpainting model"
         )
     return resolved
 
@@ -138,7 +132,7 @@ class _Run:
     """One call of `generate`: its plan, its clock, and what it has learnt on the way."""
 
     pipeline: Pipeline
-    request: Request
+    request: ResolvedRequest
     should_stop: Callable[[], bool]
     seconds: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "denoise": 0.0, "decode": 0.0})
     notes: list[str] = field(default_factory=list)
@@ -149,22 +143,22 @@ class _Run:
     def __post_init__(self) -> None:
         request, config = self.request, self.pipeline.config
         self.started = time.perf_counter()
-        self.sampler = SAMPLERS[request.sampler or ""]
+        self.sampler = SAMPLERS[request.sampler]
         schedule = self.pipeline.schedule
         # DDIM ends at the smallest training noise in models that were made so; all others end without noise.
         keeps_noise = request.sampler == "ddim" and not config.schedule.set_alpha_to_one
         self.sigmas = step_sigmas(
             schedule,
-            request.spacing or "",
-            request.num_steps or 1,
+            request.spacing,
+            request.num_steps,
             skips_first_timestep=self.sampler.skips_first_timestep,
             final_sigma=schedule.sigma_min if keeps_noise else 0.0,
             kind=config.kind,
         )
         if request.init_image is not None:  # join the walk where the picture is still recognisable
-            steps = max(1, min(int((request.num_steps or 1) * request.strength), request.num_steps or 1))
+            steps = max(1, int(request.num_steps * request.strength))
             self.sigmas = self.sigmas[-steps - 1 :]
-        self.canvas = Canvas(request.width or 0, request.height or 0, config.vae.downscale)
+        self.canvas = Canvas(request.width, request.height, config.vae.downscale)
         fitting = _CELLS_AT_ONCE.get(self.pipeline.device.type, 4096) // math.prod(self.canvas.cells)
         self.plan(min(max(fitting, 1), request.num_images), request.num_images)
 
@@ -186,9 +180,9 @@ class _Run:
         """Reads the prompts, and the picture to start from."""
         request = self.request
         # Models distilled with a guidance input take the scale as a number and need no second branch.
-        guided = (request.guidance_scale or 0) > 1 and self.pipeline.config.unet.guidance_embedding_dim is None
+        guided = request.guidance_scale > 1 and self.pipeline.config.unet.guidance_embedding_dim is None
         self.guidance = Guidance(
-            request.guidance_scale if guided and request.guidance_scale else 1.0,
+            request.guidance_scale if guided else 1.0,
             request.guidance_rescale,
             request.guidance_interval or (0.0, math.inf),
         )
@@ -201,11 +195,13 @@ class _Run:
             self.init = fit_image(request.init_image, self.canvas.width, self.canvas.height)
             pixels = self.canvas.pad(to_pixels(self.init, self.pipeline.config.vae.image_channels))
             self.known = self._finite("encode", [self.pipeline.vae], lambda: self._encode_pixels(pixels))
-        if request.mask_image is not None:
-            self.mask_image = fit_image(request.mask_image.convert("L"), self.canvas.width, self.canvas.height)
+        if request.init_image is not None and request.mask_image is not None:
+            # Laid over the whole picture, whatever its own size, so that both are cropped alike.
+            mask = request.mask_image.convert("L").resize(request.init_image.size)
+            self.mask_image = fit_image(mask, self.canvas.width, self.canvas.height)
             # A cell is drawn anew if any of its pixels is.
-            mask = self.canvas.pad(mask_to_tensor(self.mask_image))
-            self.mask = (F.adaptive_max_pool2d(mask, self.canvas.cells) > 0.5).float().to(self.pipeline.device)
+            white = self.canvas.pad(mask_to_tensor(self.mask_image))
+            self.mask = (F.adaptive_max_pool2d(white, self.canvas.cells) > 0.5).float().to(self.pipeline.device)
         if self.pipeline.takes_mask:
             self.extra = self._finite("encode", [self.pipeline.vae], self._inpainting_channels)
 
@@ -280,8 +276,7 @@ class _Run:
         batch, sigma = len(noise.generators), self.sigmas[0]
         start = noise.sample((config.vae.latent_channels, *self.canvas.cells), device)
         extra = None if self.extra is None else self.extra.expand(batch, -1, -1, -1)
-        scale = self.request.guidance_scale or 1.0
-        network = ConditionedUNet(self.pipeline.unet, self.conditioning, batch, scale, extra)
+        network = ConditionedUNet(self.pipeline.unet, self.conditioning, batch, self.request.guidance_scale, extra)
         denoise: Denoise = Denoiser(network, self.pipeline.schedule, config.schedule.prediction_type, self.guidance)
         if self.known is None:
             spacing = self.request.spacing

@@ -1,5 +1,7 @@
 """A glimpse of unfinished latents without the autoencoder: each cell's colour as a linear function of its channels."""
 
+from weakref import WeakKeyDictionary
+
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -30,6 +32,10 @@ _KNOWN = {
 }
 
 
+# Fitted once for each autoencoder, as long as it is in memory.
+_FITTED: "WeakKeyDictionary[VAE, Tensor]" = WeakKeyDictionary()
+
+
 class Previewer:
     """Latents -> small pictures, one pixel a cell."""
 
@@ -38,7 +44,9 @@ class Previewer:
         if pipeline.config.vae.latent_channels == 4 and kind != "custom":
             self.factors = torch.tensor(_KNOWN["sdxl" if kind == "sdxl" else "sd"])
         else:
-            self.factors = fit_colours(pipeline.vae, pipeline.device)
+            if pipeline.vae not in _FITTED:
+                _FITTED[pipeline.vae] = fit_colours(pipeline.vae, pipeline.device)
+            self.factors = _FITTED[pipeline.vae]
 
     def __call__(self, denoised: Tensor) -> list[Image.Image]:
         """(B,L,h,w) -> B pictures of w x h pixels."""

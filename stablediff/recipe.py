@@ -2,7 +2,7 @@
 
 prompt
 Negative prompt: …
-Steps: 20, Sampler: DPM++ 2M, Schedule type: karras, CFG scale: 7.0, Seed: 1, Size: 512x512, Model: sticker, …
+Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.0, Seed: 1, Size: 512x512, Model: sticker, …
 """
 
 import json
@@ -11,19 +11,19 @@ import re
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
 from stablediff.errors import RequestError
-from stablediff.request import Request
+from stablediff.request import Request, ResolvedRequest
 
 _NEGATIVE = "Negative prompt: "
 _NUMBER = r"(\d+\.?\d*(?:e[+-]?\d+)?|inf)"  # as Python writes them
 _ITEM = re.compile(r'\s*([^:,]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
 
-def to_text(request: Request, seed: int, model: str, version: str) -> str:
+def to_text(request: ResolvedRequest, seed: int, model: str, version: str) -> str:
     """The recipe of one picture of a resolved request."""
     items: dict[str, object] = {
         "Steps": request.num_steps,
-        "Sampler": SAMPLERS[request.sampler].label if request.sampler else None,
-        "Schedule type": request.spacing,
+        "Sampler": SAMPLERS[request.sampler].label,
+        "Schedule type": request.spacing.replace("_", " ").title(),
         "CFG scale": request.guidance_scale,
         "Seed": seed,
         "Size": f"{request.width}x{request.height}",

@@ -1,6 +1,5 @@
 """What to draw. A request checks itself; all limits are here, and no front end has its own."""
 
-import dataclasses
 import math
 import re
 import reprlib
@@ -96,21 +95,36 @@ class Request:
         if self.mask_image is not None and self.init_image is None:
             raise RequestError("there is a mask_image and no init_image: give the picture that the mask belongs to")
 
-    def resolve(self, defaults: Defaults) -> "Request":
-        """The same request with nothing left open."""
+    def resolve(self, defaults: Defaults, spacing: str | None = None) -> "ResolvedRequest":
+        """The same request with nothing left open; `spacing` is the model's own, if it has one."""
         width, height = self.width, self.height
         if self.init_image is not None and width is None and height is None:
             width, height = _size_like(self.init_image, defaults)
         sampler = self.sampler or defaults.sampler
-        return dataclasses.replace(
-            self,
-            num_steps=defaults.num_steps if self.num_steps is None else self.num_steps,
-            guidance_scale=defaults.guidance_scale if self.guidance_scale is None else float(self.guidance_scale),
-            sampler=sampler,
-            seed=secrets.randbelow(2**32) if self.seed is None else self.seed,
-            width=width or defaults.width,
-            height=height or defaults.height,
-        )
+        usual = SAMPLERS[sampler].spacing
+        choices = {
+            "num_steps": defaults.num_steps if self.num_steps is None else self.num_steps,
+            "guidance_scale": defaults.guidance_scale if self.guidance_scale is None else float(self.guidance_scale),
+            "sampler": sampler,
+            "spacing": self.spacing or (usual if usual == "lcm" else spacing or usual),
+            "seed": secrets.randbelow(2**32) if self.seed is None else self.seed,
+            "width": width or defaults.width,
+            "height": height or defaults.height,
+        }
+        return ResolvedRequest(**{**self.__dict__, **choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRequest(Request):
+    """A request with nothing left open."""
+
+    num_steps: int
+    guidance_scale: float
+    sampler: str
+    spacing: str
+    seed: int
+    width: int
+    height: int
 
 
 def parse_size(text: str) -> tuple[int, int]:

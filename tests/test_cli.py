@@ -259,7 +259,7 @@ def test_success_prints_the_path_of_a_picture_that_carries_its_recipe(run):
         "Negative prompt": "blurry",
         "Steps": "2",
         "Sampler": "Euler",
-        "Schedule type": "karras",
+        "Schedule type": "Karras",
         "CFG scale": "3.0",
         "Seed": "5",
         "Size": "64x64",

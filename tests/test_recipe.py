@@ -82,7 +82,7 @@ def test_the_text_is_as_other_programs_write_it():
     assert to_text(request, 7, "my: model", "1.0").splitlines() == [
         "a cat, sitting",
         "Negative prompt: blurry",
-        "Steps: 20, Sampler: DPM++ 2M, Schedule type: karras, CFG scale: 7.5, Seed: 7, Size: 512x768, "
+        "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 7, Size: 512x768, "
         'Model: "my: model", Version: stablediff 1.0',
     ]
 

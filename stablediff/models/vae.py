@@ -146,11 +146,13 @@ class VAE(nn.Module):
         h = self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
         return F.pixel_shuffle(h, self.config.patch_size)
 
-    def decode_tiled(self, latents: Tensor, tile: int = 64, overlap: int = 16) -> Tensor:
-        """`decode` in overlapping square tiles of `tile` latent cells, blended: little memory, nearly equal.
+    def decode_tiled(self, latents: Tensor, tile_pixels: int = 512) -> Tensor:
+        """`decode` in square tiles that overlap by a quarter, blended: little memory, nearly equal.
 
         Not exactly equal, because group norms and the middle's attention see one tile at a time.
         """
+        tile = max(tile_pixels // self.config.downscale, 4)
+        overlap = tile // 4
         height, width = latents.shape[-2:]
         if height <= tile and width <= tile:
             return self.decode(latents)
