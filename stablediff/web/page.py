@@ -4,7 +4,7 @@ import html
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from PIL import Image
@@ -14,7 +14,7 @@ from stablediff.errors import RequestError, StableDiffError
 from stablediff.generate import Result, Update, generate
 from stablediff.images import over_white, save_png
 from stablediff.pipeline import Pipeline
-from stablediff.request import MAX_GUIDANCE, Request, parse_size
+from stablediff.request import MAX_GUIDANCE, MAX_STEPS, Request, parse_size
 
 PREVIEWS_A_PICTURE = 8
 PREVIEW_SIDE = 384  # pixels of the longer side
@@ -30,8 +30,11 @@ EXAMPLES = (
 
 CSS = """
 #page { max-width: 1120px; margin: 0 auto; }
-#status { min-height: 3.2rem; }
-#status progress { width: 100%; height: .5rem; accent-color: var(--primary-500); }
+#status { min-height: 3rem; }
+#status progress { width: 100%; height: .5rem; appearance: none; border: 0; border-radius: .25rem; overflow: hidden; }
+#status progress, #status progress::-webkit-progress-bar { background: var(--border-color-primary); }
+#status progress::-webkit-progress-value { background: var(--color-accent); }
+#status progress::-moz-progress-bar { background: var(--color-accent); }
 #gallery .preview { background: var(--block-background-fill); backdrop-filter: none; }
 #status .wrong { color: var(--error-text-color, #b91c1c); }
 """
@@ -50,10 +53,11 @@ def build_page(pipeline: Pipeline) -> gr.Blocks:
                 prompt = gr.Textbox(
                     label="Prompt", lines=2, max_lines=6, autofocus=True, placeholder="What to draw", elem_id="prompt"
                 )
-                negative = gr.Textbox(label="Negative prompt", lines=1, placeholder="What to steer away from")
+                negative = gr.Textbox("", label="Negative prompt", lines=1, placeholder="What to steer away from")
                 with gr.Row():
                     draw = gr.Button("Draw", variant="primary", elem_id="draw")
                     stop = gr.Button("Stop", variant="stop", elem_id="stop")
+                status = gr.HTML(elem_id="status")
                 steps = gr.Slider(1, 100, defaults.num_steps, step=1, label="Steps")
                 guidance = gr.Slider(0, MAX_GUIDANCE / 5, defaults.guidance_scale, step=0.1, label="Guidance")
                 with gr.Row():
@@ -64,10 +68,9 @@ def build_page(pipeline: Pipeline) -> gr.Blocks:
                     )
                     dimensions = gr.Dropdown(sorted({size, *SIZES}), value=size, label="Size", allow_custom_value=True)
                 with gr.Row():
-                    seed = gr.Textbox(label="Seed", placeholder="random", max_lines=1, elem_id="seed")
+                    seed = gr.Textbox("", label="Seed", placeholder="random", max_lines=1, elem_id="seed")
                     count = gr.Slider(1, MOST_IMAGES, 1, step=1, label="Pictures")
             with gr.Column(scale=3):
-                status = gr.HTML(elem_id="status")
                 gallery = gr.Gallery(
                     label="Pictures",
                     columns=2,
@@ -87,13 +90,23 @@ def build_page(pipeline: Pipeline) -> gr.Blocks:
         inputs = [prompt, negative, steps, guidance, sampler, dimensions, seed, count]
         outputs = [status, gallery, recipes, download, recipe]
 
-        def answer(*values: Any) -> Iterator[dict[Any, Any]]:
-            for shown in draw_pictures(pipeline, *values):
-                yield dict(zip(outputs, shown, strict=True))
+        # The parameters' names are the API's, too.
+        def draw_pictures(
+            prompt: str,
+            negative_prompt: str = "",
+            steps: float = defaults.num_steps,
+            guidance: float = defaults.guidance_scale,
+            sampler: str = defaults.sampler,
+            size: str = size,
+            seed: str = "",
+            pictures: float = 1,
+        ) -> Iterator[tuple[Any, ...]]:
+            wish = Wish(prompt, negative_prompt, steps, guidance, sampler, size, seed, pictures)
+            yield from fulfil(pipeline, wish)
 
         drawing = gr.on(
             [draw.click, prompt.submit],
-            answer,
+            draw_pictures,
             inputs,
             outputs,
             api_name="generate",
@@ -106,41 +119,58 @@ def build_page(pipeline: Pipeline) -> gr.Blocks:
     return page
 
 
-def draw_pictures(
-    pipeline: Pipeline,
-    prompt: str,
-    negative: str,
-    steps: float,
-    guidance: float,
-    sampler: str,
-    size: str,
-    seed: str,
-    count: float,
-) -> Iterator[tuple[Any, ...]]:
+class Wish(NamedTuple):
+    """The controls' values, as the browser sends them."""
+
+    prompt: str
+    negative_prompt: str
+    steps: float
+    guidance: float
+    sampler: str
+    size: str
+    seed: str
+    pictures: float
+
+    def to_request(self) -> Request:
+        """Raises RequestError."""
+        width, height = parse_size(self.size)
+        steps = _whole("steps", self.steps)
+        return Request(
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            num_steps=steps,
+            guidance_scale=self.guidance,
+            sampler=self.sampler,
+            width=width,
+            height=height,
+            seed=_whole("seed", self.seed) if self.seed.strip() else None,
+            num_images=_whole("pictures", self.pictures),
+            preview_every=min(max(1, steps // PREVIEWS_A_PICTURE), MAX_STEPS),
+        )
+
+
+def _whole(name: str, value: str | float) -> int:
+    """Seeds come as text, because a browser's numbers lose the digits of large ones."""
+    try:
+        return int(value)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise RequestError(f"{name} is {str(value)[:30]!r}: write a whole number") from error
+
+
+def fulfil(pipeline: Pipeline, wish: Wish) -> Iterator[tuple[Any, ...]]:
     """Yields what to show: status, gallery, its recipes, and the picture to download with its recipe.
 
     A wish that cannot be fulfilled is answered in the status line. Closing this generator stops the drawing.
     """
     nothing = gr.DownloadButton(value=None, interactive=False), ""
     try:
-        width, height = parse_size(size)
-        request = Request(
-            prompt=prompt,
-            negative_prompt=negative,
-            num_steps=int(steps),
-            guidance_scale=guidance,
-            sampler=sampler,
-            width=width,
-            height=height,
-            seed=_parse_seed(seed),
-            num_images=int(count),
-            preview_every=max(1, int(steps) // PREVIEWS_A_PICTURE),
-        )
         previews: list[Image.Image] = []
-        for event in generate(pipeline, request):
+        for event in generate(pipeline, wish.to_request()):
             if isinstance(event, Update):
                 previews = [_enlarge(image) for image in event.previews] or previews
-                yield progress(event), [*event.images, *previews], [], *nothing
+                shown = [*event.images, *previews]
+                newest = len(event.images) if previews else None
+                yield progress(event), gr.Gallery(value=shown, selected_index=newest), [], *nothing
             else:
                 yield from _show(event)
     except StableDiffError as error:
@@ -189,16 +219,6 @@ def progress(update: Update) -> str:
 def say(text: str, *, wrong: bool = False) -> str:
     """A line for the status, with nothing in it that could be markup."""
     return f'<div role="status"{" class=wrong" if wrong else ""}>{html.escape(text)}</div>'
-
-
-def _parse_seed(text: str) -> int | None:
-    """Text, because a browser's numbers lose digits of large seeds. Empty is for chance."""
-    if not text.strip():
-        return None
-    try:
-        return int(text)
-    except ValueError as error:
-        raise RequestError(f"the seed is {text[:30]!r}: write a whole number, or nothing for a random one") from error
 
 
 def _enlarge(preview: Image.Image) -> Image.Image:
