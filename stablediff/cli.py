@@ -117,14 +117,14 @@ def _whole(text: str) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number (or has too many digits)") from error
 
 
 def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number") from error
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -153,6 +153,8 @@ def _generate(arguments: argparse.Namespace) -> int:
         print(path)
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
+    if result.stopped:
+        print(f"stopped: {len(result.images)} of {request.num_images} pictures were finished", file=sys.stderr)
     seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in result.seconds.items())
     print(f"{seconds} · seed {result.request.seed}", file=sys.stderr)
     return 130 if result.stopped else 0

@@ -25,10 +25,6 @@ class CLIPConfig:
     context_layer: int = -1
     context_norm: bool = True
 
-    def __post_init__(self) -> None:
-        if self.hidden_size % self.num_heads:
-            raise ValueError(f"{self.hidden_size} channels cannot be split among {self.num_heads} heads")
-
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -58,11 +54,6 @@ class UNetConfig:
     added_input_dim: int = 2816
     # LCM checkpoints take the guidance scale as an input, embedded in this many numbers.
     guidance_embedding_dim: int | None = None
-
-    def __post_init__(self) -> None:
-        for channels, depth, heads in zip(self.channels, self.transformer_depth, self.num_heads, strict=True):
-            if depth and channels % heads:
-                raise ValueError(f"{channels} channels cannot be split among {heads} heads")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,15 @@ from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import step_sigmas
 from stablediff.errors import OutOfMemoryError, RequestError
 from stablediff.fallback import NotFiniteError, dtype_of, free_memory, is_out_of_memory, widen
-from stablediff.images import fit_image, mask_to_tensor, paste_known, to_images, to_pixels
+from stablediff.images import (
+    fit_image,
+    has_alpha,
+    mask_to_tensor,
+    over_white,
+    paste_known,
+    to_images,
+    to_pixels,
+)
 from stablediff.pipeline import Pipeline
 from stablediff.preview import Previewer
 from stablediff.request import Request, ResolvedRequest
@@ -186,6 +194,8 @@ class _Run:
             request.guidance_rescale,
             request.guidance_interval or (0.0, math.inf),
         )
+        if request.negative_prompt and not guided:
+            self.notes.append("the negative prompt had no effect, because there is none without guidance (above 1)")
         prompts = [request.prompt, request.negative_prompt] if guided else [request.prompt]
         self.conditioning = self._finite("encode", self.pipeline.text_encoders, lambda: self._encode_prompts(prompts))
         yield Update("encode", 0, self.total)
@@ -302,7 +312,9 @@ class _Run:
             pixels = self._finite("decode", [self.pipeline.vae], partial(self._decode_one, row))
             image = to_images(self.canvas.crop(pixels))[0]
             if self.mask is not None:
-                image = paste_known(image, self.init, self.mask_image)
+                image = paste_known(image, self.init, self.mask_image, softness=max(4, self.canvas.cell // 4))
+            if self.known is not None and not has_alpha(self.init):
+                image = over_white(image)  # a photograph does not become a cut-out
             images.append(image)
         return images
 

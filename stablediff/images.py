@@ -37,9 +37,13 @@ def _off_white(over_white: Tensor, alpha: Tensor) -> Tensor:
     return torch.where(alpha > 1 / 255, (over_white - (1 - alpha)) / alpha.clamp(min=1 / 255), over_white).clamp(0, 1)
 
 
+def has_alpha(image: Image.Image) -> bool:
+    return "A" in image.getbands() or "transparency" in image.info
+
+
 def over_white(image: Image.Image) -> Image.Image:
     """RGB: what is transparent becomes white."""
-    if "A" not in image.getbands() and "transparency" not in image.info:
+    if not has_alpha(image):
         return image.convert("RGB")
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -65,9 +69,9 @@ def mask_to_tensor(mask: Image.Image) -> Tensor:
     return plane.view(1, 1, mask.height, mask.width).float() / 255
 
 
-def paste_known(drawn: Image.Image, known: Image.Image, mask: Image.Image) -> Image.Image:
-    """The known picture with the drawn one where the mask is white, over a soft edge."""
-    soft = mask.convert("L").filter(ImageFilter.GaussianBlur(4))
+def paste_known(drawn: Image.Image, known: Image.Image, mask: Image.Image, softness: int = 4) -> Image.Image:
+    """The known picture with the drawn one where the mask is white, over an edge of about `softness` pixels."""
+    soft = mask.convert("L").filter(ImageFilter.GaussianBlur(softness))
     return Image.composite(drawn, over_white(known) if drawn.mode == "RGB" else known.convert(drawn.mode), soft)
 
 

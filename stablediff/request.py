@@ -1,4 +1,4 @@
-"""What to draw. A request checks itself; all limits are here, and no front end has its own."""
+"""What to draw. A request checks itself; a front end may offer less than these limits, never more."""
 
 import math
 import re

@@ -104,6 +104,6 @@ def test_two_visitors_see_their_own_pictures(browser: Browser, address: str) -> 
         page.goto(address)
         draw(page, "red heart, flat style", seed=str(seed))
     for seed, page in enumerate(pages):
-        expect(page.locator("#status")).to_contain_text(f"with seed {seed}", timeout=PATIENCE)
+        expect(page.locator("#status")).to_contain_text(f"with seed {seed}.", timeout=PATIENCE)
         expect(page.locator("#recipe textarea")).to_have_value(re.compile(f"Seed: {seed},"))
         page.close()

@@ -38,18 +38,22 @@ def all_tensors(pipeline: Pipeline) -> Iterator[tuple[str, Tensor]]:
             yield f"{name} {key}", tensor
 
 
-def assert_same(ours: Pipeline, theirs: Pipeline) -> None:
+def assert_same_tensors(ours: Pipeline, theirs: Pipeline) -> None:
     for (name, a), (other, b) in zip(all_tensors(ours), all_tensors(theirs), strict=True):
         assert name == other
         assert a.dtype == b.dtype
         assert torch.equal(a, b), name
+
+
+def assert_same(ours: Pipeline, theirs: Pipeline) -> None:
+    assert_same_tensors(ours, theirs)
     assert ours.config == theirs.config
     for a, b in zip(ours.tokenizers, theirs.tokenizers, strict=True):
         assert a.tokenize(PROMPT) == b.tokenize(PROMPT)
         assert (a.bos_id, a.eos_id, a.pad_id, a.max_length) == (b.bos_id, b.eos_id, b.pad_id, b.max_length)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "lcm", "inpaint", "sticker"])
+@pytest.mark.parametrize("kind", [*KINDS, "lcm", "sticker"])
 def test_saved_model_is_the_same_model(kind: str, tiny_model: GetModel, sticker: Pipeline, tmp_path: Path) -> None:
     pipeline = sticker if kind == "sticker" else load_f32(tiny_model(kind).folder)
     pipeline.save(tmp_path / "new" / "model")
@@ -57,9 +61,8 @@ def test_saved_model_is_the_same_model(kind: str, tiny_model: GetModel, sticker:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["model"], "no drafts stay behind"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_single_file_can_be_saved_as_a_folder(kind: str, tiny_model: GetModel, tmp_path: Path) -> None:
-    pipeline = load_f32(tiny_model(kind).file)
+def test_a_single_file_can_be_saved_as_a_folder(tiny_model: GetModel, tmp_path: Path) -> None:
+    pipeline = load_f32(tiny_model("sd2").file)
     pipeline.save(tmp_path / "model")
     assert_same(load_f32(tmp_path / "model"), pipeline)
 
@@ -74,12 +77,12 @@ def test_a_distilled_model_is_still_known_as_one(copied: Path, tmp_path: Path) -
     assert_same(load_f32(tmp_path / "saved"), pipeline)
 
 
-def test_half_precision_stays_as_it_is(tiny_model: GetModel, tmp_path: Path) -> None:
-    pipeline = load(tiny_model("sd1").folder, device="cpu", dtype="bfloat16")
+def test_half_precision_stays_as_it_is(tmp_path: Path) -> None:
+    pipeline = toy_pipeline(torch.bfloat16)
     pipeline.save(tmp_path / "model")
     saved = load(tmp_path / "model", device="cpu", dtype="bfloat16")
     assert saved.report.stored_dtype == "BF16"
-    assert_same(saved, pipeline)
+    assert_same_tensors(saved, pipeline)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "sticker"])
@@ -122,13 +125,14 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
 
 def test_overwriting_replaces_everything(tiny_model: GetModel, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    load_f32(tiny_model("sdxl").folder).save(folder)
-    before = load_f32(folder)  # whose tensors lie in the files that are replaced
-    before.save(folder, overwrite=True)
-    assert_same(load_f32(folder), before)
+    toy_pipeline().save(folder)
+    (folder / "leftover").touch()
     load_f32(tiny_model("sd1").folder).save(folder, overwrite=True)
-    assert not (folder / "text_encoder_2").exists()
-    assert_same(load_f32(folder), load_f32(tiny_model("sd1").folder))
+    new = load_f32(folder)
+    assert_same(new, load_f32(tiny_model("sd1").folder))
+    assert not (folder / "leftover").exists()
+    new.save(folder, overwrite=True)  # though its tensors lie in the files that are replaced
+    assert_same(load_f32(folder), new)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -152,8 +156,9 @@ def test_a_full_disk_leaves_the_former_model(tmp_path: Path, monkeypatch: pytest
     load_f32(tmp_path / "model")
 
 
-@pytest.mark.parametrize("operation", ["pathlib.Path.rename", "shutil.rmtree"])
-@pytest.mark.parametrize("when", [1, 2])
+@pytest.mark.parametrize(
+    ("operation", "when"), [("pathlib.Path.rename", 1), ("pathlib.Path.rename", 2), ("shutil.rmtree", 2)]
+)
 def test_an_end_at_any_operation_leaves_the_old_model_or_the_new_one(
     operation: str, when: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

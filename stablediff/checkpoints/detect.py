@@ -12,6 +12,7 @@ from stablediff.checkpoints.layouts import (
     VAE_PREFIX,
     text_prefixes,
 )
+from stablediff.checkpoints.sanity import check_sizes
 from stablediff.checkpoints.tensors import TensorSource
 from stablediff.config import (
     OPENCLIP_BIGG,
@@ -56,7 +57,7 @@ def detect_single_file(tensors: TensorSource) -> ModelConfig:
         return _detect(tensors)
     except (LookupError, ValueError, ArithmeticError) as error:
         raise CheckpointError(
-            f"the tensors of this file do not fit together ({error!r}): it may be damaged, get it again."
+            f"the tensors of this file do not fit together ({str(error)[:200]}): it may be damaged, get it again."
         ) from error
 
 
@@ -77,14 +78,9 @@ def _detect(tensors: TensorSource) -> ModelConfig:
     vae = _vae_config(_below(shapes, VAE_PREFIX), kind)
     prediction = _prediction_type(tensors, kind)
     schedule = ScheduleConfig(prediction_type=prediction, rescale_zero_snr="ztsnr" in shapes)
-    return ModelConfig(
-        kind=kind,
-        text_encoders=_text_configs(shapes, kind),
-        unet=unet,
-        vae=vae,
-        schedule=schedule,
-        zero_empty_negative=kind == "sdxl",
-    )
+    config = ModelConfig(kind, _text_configs(shapes, kind), unet, vae, schedule, zero_empty_negative=kind == "sdxl")
+    check_sizes(config)
+    return config
 
 
 def _what_else(shapes: Shapes) -> str:

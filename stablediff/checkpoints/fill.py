@@ -62,8 +62,8 @@ class Builder:
                 return network(config).eval().requires_grad_(False)
         except (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError) as error:
             raise CheckpointError(
-                f"the sizes of this {network.__name__} do not fit together ({error}): the model may be damaged, get it "
-                "again."
+                f"the sizes of this {network.__name__} do not fit together ({str(error)[:200]}): the model may be "
+                "damaged, get it again."
             ) from error
 
     def fill(

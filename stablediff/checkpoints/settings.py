@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from stablediff.checkpoints.sanity import check_sizes
 from stablediff.config import CLIPConfig, Kind, ModelConfig, ScheduleConfig, UNetConfig, VAEConfig
 from stablediff.errors import CheckpointError
 
 Settings = Mapping[str, Any]
-
-_MAX_LAYERS = 1000  # far beyond all models: a damaged number must not keep the machine busy for hours
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -45,22 +44,19 @@ def read_model_config(folder: Path) -> ModelConfig:
             raise CheckpointError(f"{folder} lacks a text encoder (perhaps an SDXL refiner): take a full base model.")
         penultimate = unet.added_conditioning == "text_time"
         text = tuple(clip_config(read_settings(folder / name / "config.json"), penultimate) for name in names)
-        layers = [*unet.transformer_depth, unet.num_resnets, vae.num_resnets, *(tower.num_layers for tower in text)]
-        if max(len(unet.channels), len(vae.channels), *layers) > _MAX_LAYERS:
-            raise ValueError(f"more than {_MAX_LAYERS} layers")
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        kind = kind_of(unet)
+        zero = bool(index.get("force_zeros_for_empty_prompt", kind == "sdxl"))
+        config = ModelConfig(kind, text, unet, vae, schedule, zero_empty_negative=zero)
+        check_sizes(config)
+    except KeyError as error:
         raise CheckpointError(
-            f"the settings in {folder} do not fit together ({error!r}): get the model again."
+            f"the settings in {folder} do not fit together ({error} is missing): get the model again."
         ) from error
-    kind = kind_of(unet)
-    return ModelConfig(
-        kind=kind,
-        text_encoders=text,
-        unet=unet,
-        vae=vae,
-        schedule=schedule,
-        zero_empty_negative=bool(index.get("force_zeros_for_empty_prompt", kind == "sdxl")),
-    )
+    except (TypeError, ValueError, IndexError, ArithmeticError, AttributeError) as error:
+        raise CheckpointError(
+            f"the settings in {folder} do not fit together ({str(error)[:200]}): get the model again."
+        ) from error
+    return config
 
 
 def _present(index: Settings, name: str) -> bool:

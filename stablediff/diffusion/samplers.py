@@ -1,7 +1,7 @@
 """Samplers: pure functions that walk from noise to a picture, and yield every step.
 
-All take `(denoise, x, sigmas, noise)`: D(x; σ), the start x = σ_0·ε (B,C,h,w), the falling noise levels, and a function
-that gives fresh standard normal noise shaped like its argument. None keeps any state between calls.
+All take `(denoise, x, sigmas, noise)`: D(x; σ), the start x (B,C,h,w) at noise level σ_0, the falling noise levels, and
+a function that gives fresh standard normal noise shaped like its argument. None keeps any state between calls.
 
 Almost every one of them repeats a single move. The picture at noise level σ lies on a line from the denoised picture;
 go along it to σ':
@@ -28,7 +28,7 @@ SampleFunction = Callable[[Denoise, Tensor, Sequence[float], Noise], Iterator["S
 
 @dataclass(frozen=True)
 class Step:
-    """What a sampler yields: the picture after the step, and the picture that it aims at."""
+    """What a sampler yields: the picture after the step, and the network's guess of what is behind the noise."""
 
     index: int
     sigma: float
@@ -53,7 +53,7 @@ def split_noise(sigma: float, sigma_next: float, eta: float) -> tuple[float, flo
 
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise) -> Iterator[Step]:
-    """Euler's method on the probability-flow equation (Karras et al. 2022, algorithm 1 without its churn)."""
+    """Euler's method on the probability-flow equation (Karras et al. 2022, algorithm 1 without its second look)."""
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         denoised = denoise(x, sigma)
         x = move(x, denoised, sigma, sigma_next)

@@ -3,7 +3,7 @@
     x_t = √ᾱ_t · x_0 + √(1 - ᾱ_t) · ε,  ε ~ N(0, 1)              (Ho et al. 2020, arXiv:2006.11239, eq. 4)
 
 Samplers work in the scale of Karras et al. 2022 (arXiv:2206.00364), x = x_0 + σ·ε, where all that counts is the noise
-level σ = √((1 - ᾱ) / ᾱ). A picture in one scale is a picture in the other divided by √(1 + σ²).
+level σ = √((1 - ᾱ) / ᾱ). From that scale to the first: x_t = x / √(1 + σ²).
 """
 
 import bisect

@@ -75,6 +75,8 @@ class CLIPEmbeddings(nn.Module):
 
 
 class CLIPEncoder(nn.Module):
+    """The layers, one after another."""
+
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(CLIPLayer(config) for _ in range(config.num_layers))

@@ -54,6 +54,8 @@ class UNetBlock(nn.Module):
 
 
 class DownBlock(UNetBlock):
+    """One level on the way down, then half the size (but for the coarsest level)."""
+
     def __init__(self, config: UNetConfig, level: int) -> None:
         channels, depth = config.channels[level], config.transformer_depth[level]
         in_channels = [config.channels[max(level - 1, 0)]] + [channels] * (config.num_resnets - 1)
@@ -84,6 +86,8 @@ class MidBlock(UNetBlock):
 
 
 class UpBlock(UNetBlock):
+    """One level on the way up, each layer reading a skip too, then twice the size (but for the finest level)."""
+
     def __init__(self, config: UNetConfig, level: int) -> None:
         levels, channels = len(config.channels), config.channels[level]
         # From below comes the next coarser level; from the skips, this level's layers and then the finer level's last.
@@ -143,6 +147,8 @@ def guidance_embedding(scale: Tensor, dim: int) -> Tensor:
 
 
 class UNet(nn.Module):
+    """Predicts the noise in latents (or v, or the latents themselves: what it was trained to)."""
+
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config

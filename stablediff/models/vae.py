@@ -37,6 +37,8 @@ def _resnet(in_ch: int, out_ch: int, config: VAEConfig) -> ResnetBlock:
 
 
 class MidBlock(nn.Module):
+    """The coarsest level once more, where every cell may look at all others: (B,C,h,w) -> (B,C,h,w)."""
+
     def __init__(self, channels: int, config: VAEConfig) -> None:
         super().__init__()
         self.resnets = nn.ModuleList([_resnet(channels, channels, config) for _ in range(2)])
@@ -52,6 +54,8 @@ class MidBlock(nn.Module):
 
 
 class EncoderBlock(nn.Module):
+    """One level on the way in: (B,C,h,w) -> (B,D,⌈h/2⌉,⌈w/2⌉), or the same size at the last one."""
+
     def __init__(self, in_ch: int, out_ch: int, config: VAEConfig, *, is_last: bool) -> None:
         super().__init__()
         widths = [in_ch] + [out_ch] * config.num_resnets
@@ -65,6 +69,8 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
+    """One level on the way out: (B,C,h,w) -> (B,D,2h,2w), or the same size at the last one."""
+
     def __init__(self, in_ch: int, out_ch: int, config: VAEConfig, *, is_last: bool) -> None:
         super().__init__()
         widths = [in_ch] + [out_ch] * (config.num_resnets + 1)

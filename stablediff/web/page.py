@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 from PIL import Image
 
+from stablediff.checkpoints.locate import BUNDLED
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.errors import RequestError, StableDiffError
 from stablediff.generate import Result, Update, generate
@@ -30,6 +31,10 @@ EXAMPLES = (
 
 CSS = """
 #page { max-width: 1120px; margin: 0 auto; }
+#studio { display: grid; grid-template: "ask show" auto "tune show" 1fr / 2fr 3fr; }
+#ask { grid-area: ask; } #show { grid-area: show; } #tune { grid-area: tune; }
+@media (max-width: 760px) { #studio { grid-template: "ask" "show" "tune" / 1fr; } }
+#about { opacity: .7; font-size: .85em; }
 #status { min-height: 3rem; }
 #status progress { width: 100%; height: .5rem; appearance: none; border: 0; border-radius: .25rem; overflow: hidden; }
 #status progress, #status progress::-webkit-progress-bar { background: var(--border-color-primary); }
@@ -43,34 +48,29 @@ CSS = """
 def build_page(pipeline: Pipeline) -> gr.Blocks:
     """A page that draws with this pipeline, one picture after another for all visitors."""
     defaults = pipeline.config.defaults
-    bundled = pipeline.name == "sticker"
+    things = known_things(pipeline)
     size = f"{defaults.width}x{defaults.height}"
 
     with gr.Blocks(title="stablediff", analytics_enabled=False, delete_cache=(3600, 3600), elem_id="page") as page:
-        gr.Markdown(f"# stablediff\n{html.escape(pipeline.describe())}")
-        with gr.Row():
-            with gr.Column(scale=2):
+        gr.Markdown("# stablediff")
+        with gr.Row(elem_id="studio"):
+            with gr.Column(elem_id="ask"):
                 prompt = gr.Textbox(
-                    label="Prompt", lines=2, max_lines=6, autofocus=True, placeholder="What to draw", elem_id="prompt"
+                    label="Prompt",
+                    lines=1,
+                    max_lines=6,
+                    autofocus=True,
+                    placeholder=EXAMPLES[0] if things else "What to draw",
+                    elem_id="prompt",
                 )
                 negative = gr.Textbox("", label="Negative prompt", lines=1, placeholder="What to steer away from")
                 with gr.Row():
                     draw = gr.Button("Draw", variant="primary", elem_id="draw")
-                    stop = gr.Button("Stop", variant="stop", elem_id="stop")
+                    stop = gr.Button("Stop", elem_id="stop")
                 status = gr.HTML(elem_id="status")
-                steps = gr.Slider(1, 100, defaults.num_steps, step=1, label="Steps")
-                guidance = gr.Slider(0, MAX_GUIDANCE / 5, defaults.guidance_scale, step=0.1, label="Guidance")
-                with gr.Row():
-                    sampler = gr.Dropdown(
-                        [(entry.label, name) for name, entry in SAMPLERS.items()],
-                        value=defaults.sampler,
-                        label="Sampler",
-                    )
-                    dimensions = gr.Dropdown(sorted({size, *SIZES}), value=size, label="Size", allow_custom_value=True)
-                with gr.Row():
-                    seed = gr.Textbox("", label="Seed", placeholder="random", max_lines=1, elem_id="seed")
-                    count = gr.Slider(1, MOST_IMAGES, 1, step=1, label="Pictures")
-            with gr.Column(scale=3):
+                if things:
+                    gr.Examples([[example] for example in EXAMPLES], inputs=[prompt], cache_examples=False)
+            with gr.Column(elem_id="show"):
                 gallery = gr.Gallery(
                     label="Pictures",
                     columns=2,
@@ -83,8 +83,23 @@ def build_page(pipeline: Pipeline) -> gr.Blocks:
                 )
                 download = gr.DownloadButton("Download with its recipe", interactive=False, elem_id="download")
                 recipe = gr.Textbox(label="Recipe", lines=3, interactive=False, buttons=["copy"], elem_id="recipe")
-        if bundled:
-            gr.Examples([[example] for example in EXAMPLES], inputs=[prompt], cache_examples=False)
+            with gr.Column(elem_id="tune"):
+                steps = gr.Slider(1, 100, defaults.num_steps, step=1, label="Steps")
+                guidance = gr.Slider(
+                    1, MAX_GUIDANCE / 5, max(defaults.guidance_scale, 1), step=0.1, label="Guidance (1 is none)"
+                )
+                with gr.Row():
+                    labels = [(entry.label, name) for name, entry in SAMPLERS.items()]
+                    sampler = gr.Dropdown(labels, value=defaults.sampler, label="Sampler")
+                    sizes = sorted({size, *SIZES})
+                    dimensions = gr.Dropdown(sizes, value=size, label="Size", allow_custom_value=True)
+                with gr.Row():
+                    seed = gr.Textbox("", label="Seed", placeholder="random", max_lines=1, elem_id="seed")
+                    count = gr.Slider(1, MOST_IMAGES, 1, step=1, label="Pictures")
+                if things:
+                    with gr.Accordion(f"The {len(things)} things that this model knows", open=False):
+                        gr.Markdown(html.escape(", ".join(things)))
+                gr.Markdown(html.escape(pipeline.describe()), elem_id="about")
 
         recipes = gr.State([])  # of the pictures in the gallery
         inputs = [prompt, negative, steps, guidance, sampler, dimensions, seed, count]
@@ -119,6 +134,12 @@ def build_page(pipeline: Pipeline) -> gr.Blocks:
     return page
 
 
+def known_things(pipeline: Pipeline) -> list[str]:
+    """What the bundled model can draw; empty for models that were not asked to keep a list."""
+    path = pipeline.report.path / "known.txt"
+    return path.read_text(encoding="utf-8").splitlines() if pipeline.name in BUNDLED and path.is_file() else []
+
+
 class Wish(NamedTuple):
     """The controls' values, as the browser sends them."""
 
@@ -136,7 +157,7 @@ class Wish(NamedTuple):
         width, height = parse_size(self.size)
         steps = _whole("steps", self.steps)
         return Request(
-            prompt=self.prompt,
+            prompt=self.prompt.strip(),
             negative_prompt=self.negative_prompt,
             num_steps=steps,
             guidance_scale=self.guidance,
@@ -174,7 +195,7 @@ def fulfil(pipeline: Pipeline, wish: Wish) -> Iterator[tuple[Any, ...]]:
             else:
                 yield from _show(event)
     except StableDiffError as error:
-        yield say(str(error), wrong=True), gr.skip(), gr.skip(), *nothing
+        yield say(str(error), wrong=True), gr.skip(), gr.skip(), gr.skip(), gr.skip()
 
 
 def _show(result: Result) -> Iterator[tuple[Any, ...]]:
@@ -185,7 +206,8 @@ def _show(result: Result) -> Iterator[tuple[Any, ...]]:
             path, recipe = Path(folder) / f"stablediff-{seed}.png", result.parameters(index)
             save_png(image, path, recipe)
             finished.append((str(path), recipe))
-        done = f"Drawn in {result.seconds['total']:.1f} s with seed {result.request.seed}."
+        last = f" to {result.seeds[-1]}" if len(result.seeds) > 1 else ""
+        done = f"Drawn in {result.seconds['total']:.1f} s with seed {result.request.seed}{last}."
         first_path, first_recipe = finished[0]
         download = gr.DownloadButton(value=first_path, interactive=True)
         paths = [path for path, _ in finished]
