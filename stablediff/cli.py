@@ -27,6 +27,12 @@ from stablediff.request import Request, parse_size
 from stablediff.version import __version__
 
 
+def _one_line(message: str) -> str:
+    """What may be printed of a message that quotes strangers: one line, no control characters, no novel."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
+    return line if len(line) <= 600 else f"{line[:400]} … {line[-180:]}"
+
+
 class _Parser(argparse.ArgumentParser):
     """One line for the user, exit code 2, and no usage text in the way."""
 
@@ -42,13 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may have letters that the terminal lacks
     try:
         try:
-            arguments = _parser().parse_args(argv)
+            parser = _parser()
+            arguments = parser.parse_args(argv)
+            for name, value in vars(arguments).items():
+                if isinstance(value, list):  # "--name=--" slips through
+                    parser.error(f"argument --{name.replace('_', '-')}: expected one argument")
             return int(arguments.run(arguments))
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # here and not when Python exits, where nobody could catch a closed pipe
     except StableDiffError as error:
-        print(f"stablediff: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"stablediff: {_one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stablediff: interrupted", file=sys.stderr)
@@ -136,35 +146,46 @@ def _size(text: str) -> tuple[int, int]:
 
 def _generate(arguments: argparse.Namespace) -> int:
     request = _request(arguments)
-    out = None if arguments.out is None else _checked_out(arguments.out)
-    if out is None:
-        _checked_out(Path("picture.png"))
+    for index in range(request.num_images):  # said before the work, not after it
+        _check_out(_numbered(arguments.out or Path("picture.png"), index, request.num_images))
     pipeline = _load(arguments)
-    result = _draw(pipeline, request)
-    for index in range(len(result.images)):
-        path = _numbered(out, index, request.num_images) if out else _free_name(request.prompt, result.seeds[index])
+    result, failure = _draw(pipeline, request)
+    if result is not None:
+        failure = _save(result, arguments.out) or failure
+    if failure is not None:
+        raise failure
+    return 130 if result is not None and result.stopped else 0
+
+
+def _save(result: Result, out: Path | None) -> StableDiffError | None:
+    """Writes all pictures that can be written. -> what went wrong with another."""
+    failure: StableDiffError | None = None
+    count = result.request.num_images
+    for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
+        path = _numbered(out, index, count) if out else _free_name(result.request.prompt, seed)
         try:
-            save_png(result.images[index], path, result.parameters(index))
+            save_png(image, path, result.parameters(index))
+            print(path)
         except OSError as error:
-            raise StableDiffError(
+            failure = StableDiffError(
                 f"cannot write {path}: {error.strerror or error}. Free some space or choose another --out; "
-                f"--seed {result.seeds[index]} draws the same picture again"
-            ) from error
-        print(path)
+                f"--seed {seed} draws the same picture again"
+            )
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
     if result.stopped:
-        print(f"stopped: {len(result.images)} of {request.num_images} pictures were finished", file=sys.stderr)
-    seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in result.seconds.items())
-    print(f"{seconds} · seed {result.request.seed}", file=sys.stderr)
-    return 130 if result.stopped else 0
+        print(f"stopped: {len(result.images)} of {count} pictures were finished", file=sys.stderr)
+    if failure is None:
+        seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in result.seconds.items())
+        print(f"{seconds} · seed {result.request.seed}", file=sys.stderr)
+    return failure
 
 
 def _request(arguments: argparse.Namespace) -> Request:
     """What was typed, over the recipe of `--like` if there is one."""
     options: dict[str, object] = {}
     if arguments.like is not None:
-        if not arguments.like.exists():
+        if not os.path.exists(arguments.like):  # noqa: PTH110 (names that are too long do not exist either)
             raise RequestError(f"there is no picture {arguments.like}: check its name")
         recipe = read_parameters(arguments.like)
         if recipe is None:
@@ -195,7 +216,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     return Request(**{**options, **{name: value for name, value in typed.items() if value is not None}})
 
 
-def _checked_out(out: Path) -> Path:
+def _check_out(out: Path) -> None:
     """Says before the work, not after it, that the picture could not be kept."""
     if out.suffix.lower() != ".png":
         raise RequestError(f"--out {out} does not end in .png, the format that keeps the picture's recipe: rename it")
@@ -207,7 +228,6 @@ def _checked_out(out: Path) -> Path:
             trial.write(b"room for a few bytes")
     except OSError as error:
         raise RequestError(f"cannot write --out {out}: {error.strerror}. Choose another place") from error
-    return out
 
 
 def _numbered(out: Path, index: int, count: int) -> Path:
@@ -242,9 +262,13 @@ def _load(arguments: argparse.Namespace) -> Pipeline:
     return pipeline
 
 
-def _draw(pipeline: Pipeline, request: Request) -> Result:
-    """Draws with a progress bar. Ctrl+C stops within a step and keeps what is finished; a second one breaks off."""
+def _draw(pipeline: Pipeline, request: Request) -> tuple[Result | None, StableDiffError | None]:
+    """Draws with a progress bar. -> what was finished, and what went wrong.
+
+    Ctrl+C (or a polite kill, or a closed terminal) stops within a step; a second one breaks off.
+    """
     interrupted = False
+    result: Result | None = None
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         nonlocal interrupted
@@ -252,7 +276,8 @@ def _draw(pipeline: Pipeline, request: Request) -> Result:
             raise KeyboardInterrupt
         interrupted = True
 
-    former = signal.signal(signal.SIGINT, stop)
+    signals = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    former = {number: signal.signal(number, stop) for number in signals}
     try:
         with tqdm(unit="step", leave=False, disable=None) as bar:
             for event in generate(pipeline, request, should_stop=lambda: interrupted):
@@ -261,10 +286,13 @@ def _draw(pipeline: Pipeline, request: Request) -> Result:
                     bar.set_description(event.stage, refresh=False)
                     bar.update(event.step - bar.n)
                 else:
-                    return event
+                    result = event
+    except StableDiffError as error:
+        return result, error
     finally:
-        signal.signal(signal.SIGINT, former)
-    raise AssertionError("generate ends with a Result")
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    return result, None
 
 
 def _models(arguments: argparse.Namespace) -> int:

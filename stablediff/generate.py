@@ -23,7 +23,7 @@ from stablediff.diffusion.denoiser import Denoise, Denoiser, Guidance, keep_know
 from stablediff.diffusion.noise import SeededNoise
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import step_sigmas
-from stablediff.errors import OutOfMemoryError, RequestError
+from stablediff.errors import OutOfMemoryError, RequestError, StableDiffError
 from stablediff.fallback import NotFiniteError, dtype_of, free_memory, is_out_of_memory, widen
 from stablediff.images import (
     fit_image,
@@ -81,9 +81,12 @@ def generate(
     """Draws. Yields an `Update` a step and one `Result` at the end.
 
     Closing the generator, or `should_stop` returning True, ends the work within one step; in the second case the result
-    has what was finished before. Picture i has the seed `request.seed + i`, whatever the batch and the device.
+    has what was finished before. So it has when something goes wrong, and the error comes after it. Picture i has the
+    seed `request.seed + i`, whatever the batch and the device.
     Raises RequestError, NumericalError or OutOfMemoryError.
     """
+    if not isinstance(request, Request) or not isinstance(pipeline, Pipeline):
+        raise RequestError("generate takes a pipeline and a request, as in generate(load(), Request(prompt='a cat'))")
     resolved = _resolve(request, pipeline)
     run = _Run(pipeline, resolved, should_stop)
     yield Update("encode", 0, run.total)
@@ -96,27 +99,24 @@ def generate(
 
     seeds = [resolved.seed + i for i in range(resolved.num_images)]
     images: list[Image.Image] = []
-    while len(images) < len(seeds) and not run.stopped:
-        batch = seeds[len(images) : len(images) + run.batch_size]
-        steps_before = run.steps_done
-        try:
-            latents = yield from run.denoise(batch, tuple(images))
-            if latents is not None:
-                yield Update("decode", run.steps_done, run.total, images=tuple(images))
-                images += run.decode(latents)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            run.shrink(len(batch), steps_before, len(seeds) - len(images))
-    yield Result(
-        images=tuple(images),
-        seeds=tuple(seeds[: len(images)]),
-        request=resolved,
-        model=pipeline.name,
-        seconds={**run.seconds, "total": time.perf_counter() - run.started},
-        notes=tuple(run.notes),
-        stopped=run.stopped,
-    )
+    try:
+        while len(images) < len(seeds) and not run.stopped:
+            batch = seeds[len(images) : len(images) + run.batch_size]
+            steps_before = run.steps_done
+            try:
+                latents = yield from run.denoise(batch, tuple(images))
+                if latents is not None:
+                    yield Update("decode", run.steps_done, run.total, images=tuple(images))
+                    images += run.decode(latents)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                run.shrink(len(batch), steps_before, len(seeds) - len(images))
+    except StableDiffError:
+        if images:
+            yield run.result(images, seeds, stopped=True)
+        raise
+    yield run.result(images, seeds, stopped=run.stopped)
 
 
 def _resolve(request: Request, pipeline: Pipeline) -> ResolvedRequest:
@@ -169,6 +169,17 @@ class _Run:
         self.canvas = Canvas(request.width, request.height, config.vae.downscale)
         fitting = _CELLS_AT_ONCE.get(self.pipeline.device.type, 4096) // math.prod(self.canvas.cells)
         self.plan(min(max(fitting, 1), request.num_images), request.num_images)
+
+    def result(self, images: list[Image.Image], seeds: list[int], *, stopped: bool) -> Result:
+        return Result(
+            images=tuple(images),
+            seeds=tuple(seeds[: len(images)]),
+            request=self.request,
+            model=self.pipeline.name,
+            seconds={**self.seconds, "total": time.perf_counter() - self.started},
+            notes=tuple(self.notes),
+            stopped=stopped,
+        )
 
     def plan(self, batch_size: int, images_left: int) -> None:
         self.batch_size = batch_size

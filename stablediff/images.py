@@ -14,6 +14,7 @@ from stablediff.errors import RequestError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 50_000_000
+_LONGEST_RECIPE = 2**16  # characters
 # The IPTC's mark for pictures made by a generative model.
 _AI_MARK = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _XMP = (
@@ -79,6 +80,8 @@ def open_image(source: str | Path | io.BytesIO) -> Image.Image:
     """Reads a PNG, JPEG or WebP upright. Raises RequestError for anything else, and for bombs before decoding them."""
     name = "that was sent" if isinstance(source, io.BytesIO) else source
     try:
+        if isinstance(source, (str, Path)) and Path(source).exists() and not Path(source).is_file():
+            raise RequestError(f"cannot read the picture {name}: it is no file; give a PNG, JPEG or WebP")
         image: Image.Image = Image.open(source, formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise RequestError(
@@ -111,7 +114,7 @@ def save_png(image: Image.Image, path: Path, parameters: str) -> None:
     """Writes `path` whole or not at all. Raises OSError."""
     data = png_bytes(image, parameters)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
+    handle, draft = tempfile.mkstemp(prefix=".stablediff.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
@@ -127,8 +130,10 @@ def save_png(image: Image.Image, path: Path, parameters: str) -> None:
 def read_parameters(source: str | Path | io.BytesIO) -> str | None:
     """The recipe in a PNG file, ours or another program's, or None."""
     try:
+        if isinstance(source, (str, Path)) and not Path(source).is_file():
+            return None
         with Image.open(source, formats=("PNG",)) as image:
             text = image.info.get("parameters")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    return text if isinstance(text, str) else None
+    return text if isinstance(text, str) and len(text) <= _LONGEST_RECIPE else None

@@ -7,6 +7,7 @@ Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.0, Seed: 1, Si
 
 import json
 import re
+from collections.abc import Iterator
 
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
@@ -15,7 +16,8 @@ from stablediff.request import Request, ResolvedRequest
 
 _NEGATIVE = "Negative prompt: "
 _NUMBER = r"(\d+\.?\d*(?:e[+-]?\d+)?|inf)"  # as Python writes them
-_ITEM = re.compile(r'\s*([^:,]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_KEY = re.compile(r" {0,9}([^:,\s][^:,]{0,63}): {0,9}")
+_VALUE = re.compile(r'"(?:\\.|[^\\"])*"|[^,]*')
 
 
 def to_text(request: ResolvedRequest, seed: int, model: str, version: str) -> str:
@@ -58,9 +60,19 @@ def parse(text: str) -> dict[str, str]:
         head, last = text, ""
     prompt, _, negative = f"\n{head}".partition(f"\n{_NEGATIVE}")
     fields = {"Prompt": prompt.removeprefix("\n"), "Negative prompt": negative}
-    for name, value in _ITEM.findall(last):
-        fields[name.strip()] = _unquote(value.strip())
-    return fields
+    return fields | dict(_items(last))
+
+
+def _items(line: str) -> Iterator[tuple[str, str]]:
+    """`name: value, name: value`, from left to right; what has no name is passed over."""
+    start = 0
+    while 0 <= start < len(line):
+        key = _KEY.match(line, start)
+        value = key and _VALUE.match(line, key.end())
+        if key and value:
+            yield key[1].strip(), _unquote(value[0].strip())
+        comma = line.find(",", value.end() if value else start)
+        start = comma + 1 if comma >= 0 else -1
 
 
 def _unquote(value: str) -> str:
@@ -82,13 +94,13 @@ def to_request(text: str) -> Request:
         try:
             return float(fields[name]) if name in fields else None
         except ValueError as error:
-            raise RequestError(f"the recipe has {name}: {fields[name]!r}, which is no number") from error
+            raise RequestError(f"the recipe has {name}: {fields[name][:40]!r}, which is no number") from error
 
     def whole(name: str) -> int | None:
         try:
             return int(fields[name]) if name in fields else None
         except ValueError as error:
-            raise RequestError(f"the recipe has {name}: {fields[name]!r}, which is no whole number") from error
+            raise RequestError(f"the recipe has {name}: {fields[name][:40]!r}, which is no whole number") from error
 
     sampler, spacing = _sampler(fields.get("Sampler", ""))
     named = fields.get("Schedule type", "").lower().replace(" ", "_")

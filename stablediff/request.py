@@ -129,6 +129,7 @@ class ResolvedRequest(Request):
 
 def parse_size(text: str) -> tuple[int, int]:
     """ "512x768" or "512" -> (width, height); whether they can be drawn is for the request to say."""
+    text = str(text)
     match = re.fullmatch(r"\s*(\d{1,9})\s*(?:[xX×*]\s*(\d{1,9})\s*)?", text)
     if match is None:
         raise RequestError(f"{text[:50]!r} is not a size: write width x height in pixels, as 512x512")
@@ -157,7 +158,7 @@ def _check_interval(value: Sequence[float]) -> None:
     if not isinstance(value, (tuple, list)) or len(value) != 2 or not all(_is_number(bound) for bound in value):
         raise RequestError(f"guidance_interval is {_shown(value)}: it must be two numbers (low, high) in units of σ")
     low, high = value
-    if not 0 <= low < high:
+    if not 0 <= low < high or (isinstance(high, int) and high > 10**9):
         raise RequestError(
             f"guidance_interval is {_shown(low)} to {_shown(high)}: choose 0 <= low < high, in units of σ"
         )

@@ -123,7 +123,7 @@ class Shapes:
         return convert(torch.zeros(self.shapes[name]))
 
 
-@pytest.mark.parametrize("examples", [12, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [8, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_with_changed_names_and_shapes(kind: str, examples: int, tiny_model: GetModel) -> None:
     """What is read off the shapes may be nonsense, but the only error is ours."""
@@ -255,14 +255,14 @@ def test_broken_settings(name: str, copied: Path) -> None:
         ("unet/config.json", {"attention_head_dim": [8]}, "do not fit"),
         ("unet/config.json", {"attention_head_dim": 5}, "do not fit"),
         ("unet/config.json", {"attention_head_dim": 16}, None),  # cannot be seen
-        ("unet/config.json", {"cross_attention_dim": None}, "do not fit"),
+        ("unet/config.json", {"cross_attention_dim": None}, "cross_attention_dim"),
         ("unet/config.json", {"norm_num_groups": 0}, "do not fit"),
         ("unet/config.json", {"in_channels": "four"}, "do not fit"),
         ("unet/config.json", {"layers_per_block": 10**9}, "do not fit"),
         ("text_encoder/config.json", {"num_hidden_layers": 10**9}, "do not fit"),
         ("text_encoder/config.json", {"hidden_act": "relu"}, "hidden_act = 'relu'"),
         ("text_encoder/config.json", {"num_attention_heads": 7}, "do not fit"),
-        ("text_encoder/config.json", {"vocab_size": 100}, "tokenizer|wrong shape"),
+        ("text_encoder/config.json", {"vocab_size": 100}, "tokenizer|wrong shape|eos_token_id"),
         ("vae/config.json", {"latents_mean": [0, 0, 0, 0]}, "latents_mean"),
         ("vae/config.json", {"down_block_types": ["AttnDownEncoderBlock2D"] * 4}, "AttnDownEncoderBlock2D"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, "beta_schedule = 'sigmoid'"),
@@ -303,7 +303,7 @@ def test_broken_tokenizer(text: str, copied: Path) -> None:
 def test_tokenizer_with_more_words_than_its_tower(copied: Path) -> None:
     path = copied / "text_encoder" / "model.safetensors"
     settings = json.loads((copied / "text_encoder" / "config.json").read_text())
-    (copied / "text_encoder" / "config.json").write_text(json.dumps(settings | {"vocab_size": 100}))
+    (copied / "text_encoder" / "config.json").write_text(json.dumps(settings | {"vocab_size": 100, "eos_token_id": 99}))
     weights = load_file(path)
     save_tensors(weights | {(key := "embeddings.token_embedding.weight"): weights[key][:100]}, path)
     assert "does not fit its text encoder" in refusal(copied)
@@ -335,6 +335,10 @@ def test_pickles_in_a_folder(copied: Path) -> None:
     weights.unlink()
     assert "only pickles" in refusal(copied)
     load(copied, device="cpu", dtype="float32", allow_pickle=True)
+    canary = copied / "canary"
+    torch.save({"a": Call(open, str(canary), "w")}, weights.with_suffix(".bin"))
+    assert "plain tensors" in refusal(copied, allow_pickle=True)
+    assert not canary.exists()
 
 
 class Call:
@@ -375,7 +379,7 @@ def harmful_calls(canary: Path) -> dict[str, Call]:
 
 
 @pytest.mark.parametrize("what", harmful_calls(Path("canary")))
-def test_harmful_pickles_never_run(what: str, copied: Path, tmp_path: Path) -> None:
+def test_harmful_pickles_never_run(what: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     harm = harmful_calls(canary)[what]
     tensor = torch.zeros(2)
@@ -390,9 +394,6 @@ def test_harmful_pickles_never_run(what: str, copied: Path, tmp_path: Path) -> N
         assert "plain tensors" in refusal(path, allow_pickle=True)
         shutil.copy(path, tmp_path / "disguised.safetensors")
         refusal(tmp_path / "disguised.safetensors", allow_pickle=True)
-    (copied / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    torch.save(contents[2], copied / "vae" / "diffusion_pytorch_model.bin")
-    refusal(copied, allow_pickle=True)
     assert not canary.exists()
 
     pickle.loads(pickle.dumps(harm))  # and it is harmful indeed

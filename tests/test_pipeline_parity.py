@@ -82,7 +82,6 @@ def difference(a: Image.Image, b: Image.Image) -> int:
 def assert_alike(ours: list[Image.Image], theirs: list[Image.Image]) -> None:
     assert len(ours) == len(theirs)
     differences = [difference(a, b) for a, b in zip(ours, theirs, strict=True)]
-    print("differences", differences)
     assert max(differences) <= 2
 
 
@@ -270,7 +269,6 @@ def test_bundled_model(
     # Over white no opacity makes a colour darker than 1 - alpha, whatever a decoder says.
     colours = np.maximum(planes[..., :3], 255 - alpha[..., None])
     off = np.abs(np.asarray(over_white(drawn), dtype=int) - colours).max()
-    print(off)
     assert off <= 2
 
 

@@ -200,3 +200,10 @@ def test_any_text_is_read_or_refused_in_words(text: str):
     assert {"Prompt", "Negative prompt"} <= parse(text).keys()
     with contextlib.suppress(RequestError):
         to_request(text)
+
+
+@pytest.mark.parametrize(
+    "line", ["Steps: 1," + " " * 30_000 + "x", "Steps: 1, " + "x" * 60_000, 'Steps: 1, a: "' * 4000]
+)
+def test_a_recipe_made_to_hang_does_not(line: str):
+    assert parse(f"a cat\n{line}")["Prompt"] == "a cat"

@@ -46,7 +46,7 @@ def download(name: str) -> Path:
     if constants.HF_HUB_OFFLINE:
         return _from_cache(repo_id, single, "HF_HUB_OFFLINE is set")
     try:
-        info = HfApi().model_info(repo_id, files_metadata=True)
+        info = HfApi().model_info(repo_id, files_metadata=True, timeout=15)
         files = _choose(info, single)
         for file in files:
             path = Path(hf_hub_download(repo_id, file, revision=info.sha))
@@ -65,6 +65,11 @@ def download(name: str) -> Path:
                 f"the disk is full ({error}): free some space, or set HF_HOME to another disk"
             ) from error
         return _from_cache(repo_id, single, f"the hub cannot be reached ({_first_line(error)})")
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        why = f"the hub's answer makes no sense ({_first_line(error)[:100]}; is there a login page in between?)"
+        return _from_cache(repo_id, single, why)
     except Exception as error:  # the HTTP library's own errors, which are not OSErrors
         if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
             raise
@@ -153,7 +158,7 @@ def _from_cache(repo_id: str, single: str, why: str) -> Path:
     try:
         # Only these are asked for, because other programs may have left a list of files that we have no use for.
         folder = Path(snapshot_download(repo_id, local_files_only=True, allow_patterns=[single or "model_index.json"]))
-    except (LocalEntryNotFoundError, OSError) as error:
+    except (LocalEntryNotFoundError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{repo_id} is not on this disk, and {why}: connect and run this again, or use the bundled model (sticker)"
         ) from error

@@ -36,8 +36,8 @@ def locate(name: str) -> Location:
         return Location(name, BUNDLED[name])
     if not name or "\0" in name:
         raise CheckpointError(f"the model's name is empty: {_choices()}")
-    path = Path(name).expanduser()
     try:
+        path = Path(name).expanduser()
         # A save that was killed between its two renames leaves the former folder under this name.
         former = path.with_name(path.name + ".previous") if path.name else path
         if not path.exists() and former.is_dir():
@@ -48,6 +48,8 @@ def locate(name: str) -> Location:
             return _file(path)
     except OSError as error:
         raise CheckpointError(f"cannot look at {name[:200]}: {error.strerror}. {_choices()}") from error
+    except RuntimeError as error:
+        raise CheckpointError(f"there is no user {name.split('/')[0][:50]!r} here: {_choices()}") from error
     if _HUB_NAME.fullmatch(name) and ".." not in name and not name.startswith((".", "/", "~")):
         from stablediff.checkpoints.hub import download
 

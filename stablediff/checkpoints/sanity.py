@@ -12,6 +12,10 @@ def check_sizes(config: ModelConfig) -> None:
     _check_unet(config.unet)
     _check_vae(config.vae)
     _check_schedule(config.schedule)
+    if config.unet.out_channels != config.vae.latent_channels:
+        raise ValueError(
+            f"the U-Net gives {config.unet.out_channels} channels, the VAE takes {config.vae.latent_channels}"
+        )
     width = sum(tower.hidden_size for tower in config.text_encoders)
     if config.unet.context_dim != width:
         raise ValueError(f"the U-Net reads {config.unet.context_dim} numbers a token, the text encoders give {width}")

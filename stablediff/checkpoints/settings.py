@@ -12,12 +12,21 @@ from stablediff.errors import CheckpointError
 Settings = Mapping[str, Any]
 
 
+def read_text(path: Path, limit: int) -> str:
+    """A file's text of at most `limit` bytes. Raises CheckpointError for what is longer, or no plain file."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is not a plain file: get the model again.")
+    with path.open("rb") as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise CheckpointError(f"{path} is larger than any such file ({limit:,} bytes): get the model again.")
+    return data.decode("utf-8")
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError if it is missing or broken."""
     try:
-        if path.stat().st_size > 2**20:
-            raise CheckpointError(f"{path} is larger than any settings file: get the model again.")
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(read_text(path, 2**20))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: the model's folder is not complete, get it again.") from error
     except (OSError, ValueError, RecursionError) as error:

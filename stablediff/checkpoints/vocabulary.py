@@ -5,10 +5,13 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as FastTokenizer
 
-from stablediff.checkpoints.settings import read_settings
+from stablediff.checkpoints.settings import read_settings, read_text
 from stablediff.config import CLIPConfig
 from stablediff.errors import CheckpointError
 from stablediff.models.tokenizer import CLIP_END, CLIP_START, Tokenizer, clip_bpe, read_merges
+
+_LONGEST = 2**25  # bytes
+_PROBE = "The quick brown fox, 42 é 中 😀!"  # what a vocabulary cannot spell shows before the drawing
 
 
 def read_tokenizer(folder: Path, config: CLIPConfig) -> Tokenizer:
@@ -25,14 +28,20 @@ def read_tokenizer(folder: Path, config: CLIPConfig) -> Tokenizer:
 
     try:
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+            vocabulary = json.loads(read_text(folder / "vocab.json", _LONGEST))
             backend = clip_bpe(vocabulary, read_merges(folder / "merges.txt")).backend
         else:
-            backend = FastTokenizer.from_file(str(folder / "tokenizer.json"))
+            backend = FastTokenizer.from_str(read_text(folder / "tokenizer.json", _LONGEST))
+        backend.encode(_PROBE)
+        highest = max(backend.get_vocab(with_added_tokens=True).values(), default=0)
+    except CheckpointError:
+        raise
     except Exception as error:  # the library raises bare Exceptions
-        raise CheckpointError(f"cannot read the tokenizer in {folder} ({error}): get the model again.") from error
+        raise CheckpointError(
+            f"cannot read the tokenizer in {folder} ({str(error)[:200]}): get the model again."
+        ) from error
     bos, eos = special("bos_token", CLIP_START), special("eos_token", CLIP_END)
     bos_id, eos_id, pad_id = (backend.token_to_id(token) for token in (bos, eos, special("pad_token", eos)))
-    if bos_id is None or eos_id is None or pad_id is None or backend.get_vocab_size() > config.vocab_size:
+    if bos_id is None or eos_id is None or pad_id is None or highest >= config.vocab_size:
         raise CheckpointError(f"the tokenizer in {folder} does not fit its text encoder: get the model again.")
     return Tokenizer(backend, bos_id, eos_id, pad_id, config.max_length)

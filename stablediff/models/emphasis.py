@@ -9,6 +9,7 @@ import re
 from typing import NamedTuple
 
 _STEP = 1.1
+_MAX_DEPTH = 100  # further brackets are text
 _TOKEN = re.compile(r"\\[\\()\[\]]|[\[()]|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|\]|[^\\()\[\]:]+|:|\\")
 
 
@@ -31,7 +32,7 @@ def parse_emphasis(prompt: str) -> list[Span]:
 
     for match in _TOKEN.finditer(prompt):
         piece = match.group()
-        if piece in "([":
+        if piece in "([" and len(opened) < _MAX_DEPTH:
             opened.append((piece, len(spans)))
         elif match.group(1) is not None and close("(", float(match.group(1))):
             pass

@@ -164,7 +164,7 @@ class Wish(NamedTuple):
             sampler=self.sampler,
             width=width,
             height=height,
-            seed=_whole("seed", self.seed) if self.seed.strip() else None,
+            seed=_whole("seed", self.seed) if str(self.seed or "").strip() else None,
             num_images=_whole("pictures", self.pictures),
             preview_every=min(max(1, steps // PREVIEWS_A_PICTURE), MAX_STEPS),
         )
@@ -223,11 +223,12 @@ def _show(result: Result) -> Iterator[tuple[Any, ...]]:
 
 def choose(recipes: list[str], event: gr.SelectData) -> tuple[Any, Any]:
     """The picture that was clicked becomes the one to download."""
-    index = event.index if isinstance(event.index, int) else 0
-    if not 0 <= index < len(recipes) or not isinstance(event.value, dict):
+    value = event.value if isinstance(event.value, dict) else {}
+    image = value.get("image")
+    path = image.get("path") if isinstance(image, dict) else None
+    if not isinstance(event.index, int) or not 0 <= event.index < len(recipes) or not isinstance(path, str):
         return gr.skip(), gr.skip()
-    path = event.value["image"]["path"]
-    return gr.DownloadButton(value=path, interactive=True), recipes[index]
+    return gr.DownloadButton(value=path, interactive=True), recipes[event.index]
 
 
 def progress(update: Update) -> str:
