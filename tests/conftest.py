@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from PIL import Image
 
 from stablediff import Pipeline, load
 
@@ -41,3 +42,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], "Tin
 def copied(tiny_model: Callable[[str], "TinyModel"], tmp_path: Path) -> Path:
     """The folder of a tiny SD 1 model, to be tampered with."""
     return Path(shutil.copytree(tiny_model("sd1").folder, tmp_path / "model"))
+
+
+@pytest.fixture
+def toy() -> Pipeline:
+    from toy import toy_pipeline
+
+    return toy_pipeline()
+
+
+@pytest.fixture
+def apple(sticker: Pipeline) -> Image.Image:
+    from toy import APPLE, draw
+
+    return draw(sticker, **APPLE, seed=5).images[0]

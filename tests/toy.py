@@ -6,10 +6,12 @@ Laid out like SD 1.x, so a latent cell is 8 pixels, and 64x64 pixels are 8x8 cel
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image, ImageChops
 from torch import Tensor, nn
 
 from stablediff import Pipeline, Request, Result, Update, generate
@@ -17,6 +19,7 @@ from stablediff.checkpoints.fill import LoadReport
 from stablediff.checkpoints.locate import CLIP_MERGES
 from stablediff.config import CLIPConfig, Defaults, ModelConfig, UNetConfig, VAEConfig
 from stablediff.device import Compute
+from stablediff.images import over_white
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.models.tokenizer import Tokenizer, clip_tokenizer
 from stablediff.models.unet import UNet
@@ -114,3 +117,22 @@ def no_memory(
     handle = module.register_forward_pre_hook(refuse)
     yield
     handle.remove()
+
+
+APPLE: dict[str, Any] = {"prompt": "red apple, flat style", "num_steps": 2, "width": 96, "height": 64}
+GENERATE = import_module("stablediff.generate")  # the package has a function of this name
+
+
+def difference(one: Image.Image, other: Image.Image) -> int:
+    """The largest of all pixels, as they look over white, in steps of 1/255."""
+    return max(high for _, high in ImageChops.difference(over_white(one), over_white(other)).getextrema())
+
+
+def mean_difference(one: Image.Image, other: Image.Image) -> float:
+    histogram = ImageChops.difference(over_white(one), over_white(other)).convert("L").histogram()
+    return sum(value * count for value, count in enumerate(histogram)) / sum(histogram)
+
+
+def is_picture(image: Image.Image) -> bool:
+    """Not of one colour, as pictures are whose numbers were not finite."""
+    return any(low < high for low, high in over_white(image).getextrema())
