@@ -123,10 +123,6 @@ def _resolve(request: Request, pipeline: Pipeline) -> ResolvedRequest:
     """Fills in the model's choices, and refuses what this model cannot do."""
     config = pipeline.config
     resolved = request.resolve(config.defaults, config.schedule.spacing)
-    try:
-        step_sigmas(pipeline.schedule, resolved.spacing, resolved.num_steps, kind=config.kind)
-    except ValueError as error:
-        raise RequestError(str(error)) from error
     if config.unet.in_channels != config.vae.latent_channels and not pipeline.takes_mask:
         raise RequestError(
             f"this model's U-Net takes {config.unet.in_channels} channels (it edits by instruction or scales up, "
@@ -152,17 +148,20 @@ class _Run:
         request, config = self.request, self.pipeline.config
         self.started = time.perf_counter()
         self.sampler = SAMPLERS[request.sampler]
-        schedule = self.pipeline.schedule
+        self.schedule = self.pipeline.schedule
         # DDIM ends at the smallest training noise in models that were made so; all others end without noise.
         keeps_noise = request.sampler == "ddim" and not config.schedule.set_alpha_to_one
-        self.sigmas = step_sigmas(
-            schedule,
-            request.spacing,
-            request.num_steps,
-            skips_first_timestep=self.sampler.skips_first_timestep,
-            final_sigma=schedule.sigma_min if keeps_noise else 0.0,
-            kind=config.kind,
-        )
+        try:
+            self.sigmas = step_sigmas(
+                self.schedule,
+                request.spacing,
+                request.num_steps,
+                skips_first_timestep=self.sampler.skips_first_timestep,
+                final_sigma=self.schedule.sigma_min if keeps_noise else 0.0,
+                kind=config.kind,
+            )
+        except ValueError as error:
+            raise RequestError(str(error)) from error
         if request.init_image is not None:  # join the walk where the picture is still recognisable
             steps = max(1, int(request.num_steps * request.strength))
             self.sigmas = self.sigmas[-steps - 1 :]
@@ -298,7 +297,7 @@ class _Run:
         start = noise.sample((config.vae.latent_channels, *self.canvas.cells), device)
         extra = None if self.extra is None else self.extra.expand(batch, -1, -1, -1)
         network = ConditionedUNet(self.pipeline.unet, self.conditioning, batch, self.request.guidance_scale, extra)
-        denoise: Denoise = Denoiser(network, self.pipeline.schedule, config.schedule.prediction_type, self.guidance)
+        denoise: Denoise = Denoiser(network, self.schedule, config.schedule.prediction_type, self.guidance)
         if self.known is None:
             spacing = self.request.spacing
             at_sigma = self.sampler.starts_at_sigma and spacing != "leading"
