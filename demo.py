@@ -3,12 +3,17 @@
 import argparse
 import os
 import sys
+from functools import partial
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 from stablediff import StableDiffError, load
 from stablediff.checkpoints.locate import DEFAULT_MODEL
-from stablediff.web.page import CSS, build_page
+from stablediff.request import Limits
+from stablediff.web.archive import Archive
+from stablediff.web.lent import is_lent
+from stablediff.web.page import build_page
+from stablediff.web.serving import launch_options, read_repository
 
 
 def main() -> int:
@@ -22,21 +27,27 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=None, help="port (GRADIO_SERVER_PORT; the first free from 7860)")
     arguments = parser.parse_args()
     try:
-        pipeline = load(arguments.model, device=arguments.device, dtype=arguments.dtype)
+        limits, archive, options = Limits.from_environment(), Archive.from_environment(), launch_options()
+        repository = read_repository()
+        loader = partial(load, device=arguments.device, dtype=arguments.dtype)
+        pipeline = loader(arguments.model)
     except StableDiffError as error:
         print(f"stablediff: {error}", file=sys.stderr)
         return 2
+    if arguments.port is not None and not 1 <= arguments.port <= 65535:
+        parser.error(f"--port is {arguments.port}: choose 1 to 65535")
+    models = [arguments.model, *filter(None, os.environ.get("STABLEDIFF_MODELS", "").split(","))]
+    if is_lent():  # a GPU that comes and goes has what was loaded before the page was served
+        models = models[:1]
     print(pipeline.describe())
-    build_page(pipeline).queue(max_size=32).launch(
-        server_name=arguments.host,
-        server_port=arguments.port,
-        css=CSS,
-        strict_cors=True,
-        ssr_mode=False,
-        max_file_size="10mb",
-        footer_links=[],
-        run_history=False,
-    )
+    page = build_page(
+        pipeline, models=models, limits=limits, loader=loader, archive=archive, repository=repository
+    ).queue()
+    try:
+        page.launch(server_name=arguments.host, server_port=arguments.port, **options)
+    except OSError as error:  # the port is taken, or there is no such address
+        print(f"stablediff: {error}", file=sys.stderr, flush=True)
+        os._exit(2)  # the page's worker may be in the middle of its first measurement
     return 0
 
 

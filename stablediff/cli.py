@@ -16,12 +16,15 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from stablediff.checkpoints.locate import BUNDLED, DEFAULT_MODEL
+from stablediff.config import QUALITIES
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
 from stablediff.errors import RequestError, StableDiffError
 from stablediff.generate import Result, Update, generate
 from stablediff.images import open_image, read_parameters, save_png
+from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline, load
+from stablediff.recipe import loras as recipe_loras
 from stablediff.recipe import parse, to_request
 from stablediff.request import Request, parse_size
 from stablediff.version import __version__
@@ -48,10 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may have letters that the terminal lacks
     try:
         try:
-            parser = _parser()
+            argv = sys.argv[1:] if argv is None else argv
+            parser = _parser(asked=argv[0] if argv else "")
             arguments = parser.parse_args(argv)
             for name, value in vars(arguments).items():
-                if isinstance(value, list):  # "--name=--" slips through
+                if isinstance(value, list) and (not value or [] in value):  # "--name=--" slips through
                     parser.error(f"argument --{name.replace('_', '-')}: expected one argument")
             return int(arguments.run(arguments))
         finally:
@@ -72,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(asked: str = "") -> argparse.ArgumentParser:
+    """With the stages of training, or the reports, only where they are asked for: others need not wait for imports."""
     parser = _Parser(prog="python -m stablediff", description="Stable Diffusion, written from scratch.")
     parser.add_argument("--version", action="version", version=f"stablediff {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -85,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--out", type=Path, metavar="FILE.png", help="where to (default: named after the prompt)")
     draw.add_argument("--negative", default=None, metavar="TEXT", help="what to steer away from")
     draw.add_argument("--steps", type=_whole, metavar="N", help="denoising steps: more are slower and finer")
+    draw.add_argument(
+        "--quality", metavar="NAME", help=f"{', '.join(QUALITIES)}: sets steps and sampler for this model"
+    )
+    draw.add_argument(
+        "--seconds", type=_number, metavar="X", help="how long all of it may take; sets steps, sampler, size"
+    )
     draw.add_argument("--guidance", type=_number, metavar="X", help="how closely to follow the prompt; 1 is off")
     draw.add_argument("--guidance-rescale", type=_number, metavar="X", help="0 to 1, against overexposure")
     draw.add_argument("--sampler", metavar="NAME", help=", ".join(SAMPLERS))
@@ -96,6 +107,13 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--init", type=Path, metavar="FILE", help="a picture to start from")
     draw.add_argument("--mask", type=Path, metavar="FILE", help="draw only where this picture is white")
     draw.add_argument("--strength", type=_number, metavar="X", help="how much to change --init, up to 1")
+    draw.add_argument(
+        "--lora",
+        action="append",
+        type=_lora,
+        metavar="FILE[:SCALE]",
+        help="merge this LoRA into the model (a file, folder or hub id), as detail.safetensors:0.8; can be repeated",
+    )
     draw.add_argument("--like", type=Path, metavar="FILE.png", help="take all settings from this picture's recipe")
     _add_model_options(draw)
 
@@ -103,6 +121,22 @@ def _parser() -> argparse.ArgumentParser:
     models.set_defaults(run=_models)
     models.add_argument("model", nargs="?", help="describe this one: its kind, sizes, and what was not read")
     models.add_argument("--allow-pickle", action="store_true", help=argparse.SUPPRESS)
+
+    train = commands.add_parser("train", help="make training data, and train a model of your own")
+    if asked == "train":
+        from stablediff.training.command import add_stages
+
+        add_stages(train)
+    evaluate = commands.add_parser("evaluate", help="measure how good a model's pictures are, and against what")
+    if asked == "evaluate":
+        from stablediff.evaluation.command import add_reports
+
+        add_reports(evaluate)
+    bench = commands.add_parser("bench", help="measure the speed beside other programs (make bench)")
+    if asked == "bench":
+        from stablediff.bench.command import add_bench
+
+        add_bench(bench)
     return parser
 
 
@@ -142,6 +176,15 @@ def _size(text: str) -> tuple[int, int]:
         return parse_size(text)
     except RequestError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _lora(text: str) -> tuple[str, float]:
+    """FILE or FILE:SCALE; a colon with no number behind it is a part of the name."""
+    file, colon, scale = text.rpartition(":")
+    try:
+        return (file, float(scale)) if colon else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -193,6 +236,9 @@ def _request(arguments: argparse.Namespace) -> Request:
         options = dict(to_request(recipe).__dict__)
         if "Denoising strength" in parse(recipe) and arguments.init is None:
             raise RequestError(f"{arguments.like} was drawn from another picture: give that one with --init")
+        loras = recipe_loras(recipe)
+        if loras and not arguments.lora:
+            raise RequestError(f"{arguments.like} was drawn with the LoRA {loras}: give it with --lora FILE:SCALE")
     elif arguments.prompt is None:
         raise RequestError('say what to draw, as in: python -m stablediff generate "red apple, flat style"')
     width, height = arguments.size or (None, None)
@@ -212,7 +258,12 @@ def _request(arguments: argparse.Namespace) -> Request:
         "init_image": open_image(arguments.init) if arguments.init else None,
         "mask_image": open_image(arguments.mask) if arguments.mask else None,
         "strength": arguments.strength,
+        "quality": arguments.quality,
+        "time_budget_s": arguments.seconds,
     }
+    if arguments.quality is not None or arguments.seconds is not None:
+        for name in ("num_steps", "sampler", "spacing"):  # these are what is chosen anew
+            options.pop(name, None)
     return Request(**{**options, **{name: value for name, value in typed.items() if value is not None}})
 
 
@@ -252,6 +303,7 @@ def _load(arguments: argparse.Namespace) -> Pipeline:
         dtype=arguments.dtype,
         prediction_type=arguments.prediction,
         allow_pickle=arguments.allow_pickle,
+        loras=arguments.lora or (),
     )
     print(pipeline.describe(), file=sys.stderr)
     if pipeline.report.dropped:
@@ -280,8 +332,10 @@ def _draw(pipeline: Pipeline, request: Request) -> tuple[Result | None, StableDi
     former = {number: signal.signal(number, stop) for number in signals}
     try:
         with tqdm(unit="step", leave=False, disable=None) as bar:
-            for event in generate(pipeline, request, should_stop=lambda: interrupted):
+            for event in generate(pipeline, request, should_stop=lambda: interrupted, speed=Speed(pipeline)):
                 if isinstance(event, Update):
+                    if event.memory is not None:
+                        bar.write(_estimate(event.seconds_left, event.memory), file=sys.stderr)
                     bar.total = event.total
                     bar.set_description(event.stage, refresh=False)
                     bar.update(event.step - bar.n)
@@ -293,6 +347,11 @@ def _draw(pipeline: Pipeline, request: Request) -> tuple[Result | None, StableDi
         for number, handler in former.items():
             signal.signal(number, handler)
     return result, None
+
+
+def _estimate(seconds: float | None, memory: float) -> str:
+    time = "" if seconds is None else f"about {seconds:.{0 if seconds >= 10 else 1}f} s and "
+    return f"{time}about {memory / 1e9:.1f} GB of memory are needed"
 
 
 def _models(arguments: argparse.Namespace) -> int:

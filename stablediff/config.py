@@ -1,9 +1,11 @@
 """Sizes and constants of every part, as frozen dataclasses: a toy model and SDXL differ in nothing else."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
+Quality = Literal["draft", "balanced", "best"]
+QUALITIES: tuple[str, ...] = get_args(Quality)
 
 
 @dataclass(frozen=True)

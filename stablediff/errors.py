@@ -23,3 +23,15 @@ class NumericalError(StableDiffError):
 
 class OutOfMemoryError(StableDiffError):
     """The work does not fit into memory, even in its smallest form."""
+
+
+class ConfigError(StableDiffError):
+    """A training run is told something that it cannot do: an unknown entry, a wrong type, a bound."""
+
+
+class DataError(StableDiffError):
+    """Training data cannot be fetched, read or written, or does not hold what a recipe asks for."""
+
+
+class EvaluationError(StableDiffError):
+    """A metric cannot be computed from what it is given: too few pictures, unequal sets, NaN."""

@@ -17,12 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stablediff import recipe
-from stablediff.canvas import Canvas
 from stablediff.conditioning import ConditionedUNet, Conditioning, encode_prompts
-from stablediff.diffusion.denoiser import Denoise, Denoiser, Guidance, keep_known
+from stablediff.diffusion.denoiser import Denoise, Denoiser, Network, keep_known
 from stablediff.diffusion.noise import SeededNoise
-from stablediff.diffusion.samplers import SAMPLERS
-from stablediff.diffusion.spacing import step_sigmas
 from stablediff.errors import OutOfMemoryError, RequestError, StableDiffError
 from stablediff.fallback import NotFiniteError, dtype_of, free_memory, is_out_of_memory, widen
 from stablediff.images import (
@@ -34,13 +31,20 @@ from stablediff.images import (
     to_images,
     to_pixels,
 )
+from stablediff.models.emphasis import parse_emphasis
+from stablediff.models.rows import decode_in_rows
+from stablediff.observer import Observer
+from stablediff.pace.budget import fit
+from stablediff.pace.estimate import expect, memory_for
+from stablediff.pace.plan import make_plan
+from stablediff.pace.presets import apply_preset, preset
+from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline
 from stablediff.preview import Previewer
 from stablediff.request import Request, ResolvedRequest
 from stablediff.version import __version__
 
-# Latent cells drawn at once. Small models gain from a batch; on a CPU big ones do not, and one picture comes sooner.
-_CELLS_AT_ONCE = {"cpu": 4096, "mps": 8192, "cuda": 32768}
+_LARGE = 1024 * 1024  # pixels: pictures with more are decoded strip by strip
 
 T = TypeVar("T")
 
@@ -52,7 +56,8 @@ class Update:
     stage: str  # "encode", "denoise" or "decode"
     step: int
     total: int
-    seconds_left: float | None = None  # of denoising; None until it is known
+    seconds_left: float | None = None  # of all that is to come, as far as it is known
+    memory: float | None = None  # the first one says how many bytes all of it will take, about
     sigma: float | None = None  # the noise level that was reached
     previews: tuple[Image.Image, ...] = ()
     images: tuple[Image.Image, ...] = ()  # those that are finished
@@ -69,16 +74,22 @@ class Result:
     seconds: dict[str, float]  # per stage, and "total"
     notes: tuple[str, ...] = ()  # what happened on the way that the user should know
     stopped: bool = False
+    loras: tuple[tuple[str, float], ...] = ()  # names and scales
 
     def parameters(self, index: int) -> str:
         """The recipe of one picture, in the form that other programs read."""
-        return recipe.to_text(self.request, self.seeds[index], self.model, __version__)
+        return recipe.to_text(self.request, self.seeds[index], self.model, __version__, self.loras)
 
 
 def generate(
-    pipeline: Pipeline, request: Request, should_stop: Callable[[], bool] = lambda: False
+    pipeline: Pipeline,
+    request: Request,
+    should_stop: Callable[[], bool] = lambda: False,
+    observer: Observer | None = None,
+    speed: Speed | None = None,
 ) -> Iterator[Update | Result]:
-    """Draws. Yields an `Update` a step and one `Result` at the end.
+    """Draws. Yields an `Update` a step and one `Result` at the end. An `observer` sees every step from inside.
+    `speed`, what is known of this machine, lets the first update say how long it will take, and learns from the run.
 
     Closing the generator, or `should_stop` returning True, ends the work within one step; in the second case the result
     has what was finished before. So it has when something goes wrong, and the error comes after it. Picture i has the
@@ -87,9 +98,11 @@ def generate(
     """
     if not isinstance(request, Request) or not isinstance(pipeline, Pipeline):
         raise RequestError("generate takes a pipeline and a request, as in generate(load(), Request(prompt='a cat'))")
-    resolved = _resolve(request, pipeline)
-    run = _Run(pipeline, resolved, should_stop)
-    yield Update("encode", 0, run.total)
+    if request.time_budget_s is not None and speed is None:
+        speed = Speed(pipeline)
+    resolved, notes = _resolve(request, pipeline, speed)
+    run = _Run(pipeline, resolved, should_stop, observer, speed, notes)
+    yield Update("encode", 0, run.total, run.seconds_left(resolved.num_images), memory_for(run.work, pipeline))
     try:
         yield from run.encode()
     except (RuntimeError, MemoryError) as error:
@@ -116,19 +129,30 @@ def generate(
         if images:
             yield run.result(images, seeds, stopped=True)
         raise
+    run.learn()
     yield run.result(images, seeds, stopped=run.stopped)
 
 
-def _resolve(request: Request, pipeline: Pipeline) -> ResolvedRequest:
-    """Fills in the model's choices, and refuses what this model cannot do."""
+def _resolve(request: Request, pipeline: Pipeline, speed: Speed | None) -> tuple[ResolvedRequest, list[str]]:
+    """Fills in the model's choices (and a note about them), and refuses what this model cannot do."""
     config = pipeline.config
-    resolved = request.resolve(config.defaults, config.schedule.spacing)
     if config.unet.in_channels != config.vae.latent_channels and not pipeline.takes_mask:
         raise RequestError(
             f"this model's U-Net takes {config.unet.in_channels} channels (it edits by instruction or scales up, "
             "perhaps): choose a text-to-image or inpainting model"
         )
-    return resolved
+    notes = []
+    if request.quality is not None:
+        request = apply_preset(request, preset(request.quality, config))
+    if request.time_budget_s is not None and speed is not None:
+        try:
+            choice = fit(request, pipeline, speed)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError("memory ran out while this machine was measured: choose a smaller size") from error
+        request, notes = choice.request, [choice.note]
+    return request.resolve(config.defaults, config.schedule.spacing), notes
 
 
 @dataclass
@@ -138,36 +162,21 @@ class _Run:
     pipeline: Pipeline
     request: ResolvedRequest
     should_stop: Callable[[], bool]
-    seconds: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "denoise": 0.0, "decode": 0.0})
+    observer: Observer | None = None
+    speed: Speed | None = None
     notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "denoise": 0.0, "decode": 0.0})
     stopped: bool = False
-    tiled: bool = False
     steps_done: int = 0
 
     def __post_init__(self) -> None:
-        request, config = self.request, self.pipeline.config
         self.started = time.perf_counter()
-        self.sampler = SAMPLERS[request.sampler]
-        self.schedule = self.pipeline.schedule
-        # DDIM ends at the smallest training noise in models that were made so; all others end without noise.
-        keeps_noise = request.sampler == "ddim" and not config.schedule.set_alpha_to_one
-        try:
-            self.sigmas = step_sigmas(
-                self.schedule,
-                request.spacing,
-                request.num_steps,
-                skips_first_timestep=self.sampler.skips_first_timestep,
-                final_sigma=self.schedule.sigma_min if keeps_noise else 0.0,
-                kind=config.kind,
-            )
-        except ValueError as error:
-            raise RequestError(str(error)) from error
-        if request.init_image is not None:  # join the walk where the picture is still recognisable
-            steps = max(1, int(request.num_steps * request.strength))
-            self.sigmas = self.sigmas[-steps - 1 :]
-        self.canvas = Canvas(request.width, request.height, config.vae.downscale)
-        fitting = _CELLS_AT_ONCE.get(self.pipeline.device.type, 4096) // math.prod(self.canvas.cells)
-        self.plan(min(max(fitting, 1), request.num_images), request.num_images)
+        self.work = make_plan(self.request, self.pipeline)
+        self.schedule, self.canvas, self.sigmas = self.pipeline.schedule, self.work.canvas, self.work.sigmas
+        self.arrival = expect(self.work, self.speed)
+        # Large pictures from the start: a CPU's system ends a program sooner than it refuses it memory.
+        self.in_rows = math.prod(self.canvas.cells) * self.canvas.cell**2 > _LARGE
+        self.plan(self.work.batch_size, self.request.num_images)
 
     def result(self, images: list[Image.Image], seeds: list[int], *, stopped: bool) -> Result:
         return Result(
@@ -178,11 +187,21 @@ class _Run:
             seconds={**self.seconds, "total": time.perf_counter() - self.started},
             notes=tuple(self.notes),
             stopped=stopped,
+            loras=self.pipeline.loras,
         )
 
     def plan(self, batch_size: int, images_left: int) -> None:
         self.batch_size = batch_size
-        self.total = self.steps_done + math.ceil(images_left / batch_size) * (len(self.sigmas) - 1)
+        self.total = self.steps_done + math.ceil(images_left / batch_size) * self.work.steps
+
+    def seconds_left(self, pictures: int) -> float | None:
+        return self.arrival.left(self.total - self.steps_done, pictures)
+
+    def learn(self) -> None:
+        """A whole run, done as it was planned and with nobody looking on, tells how fast this machine is."""
+        as_planned = not self.stopped and self.observer is None and self.batch_size == self.work.batch_size
+        if self.speed is not None and as_planned and self.arrival.decode is not None:
+            self.speed.learn(self.pipeline, self.work, self.arrival.steps, self.arrival.decode)
 
     @contextlib.contextmanager
     def clock(self, stage: str) -> Iterator[None]:
@@ -197,16 +216,11 @@ class _Run:
     def encode(self) -> Iterator[Update]:
         """Reads the prompts, and the picture to start from."""
         request = self.request
-        # Models distilled with a guidance input take the scale as a number and need no second branch.
-        guided = request.guidance_scale > 1 and self.pipeline.config.unet.guidance_embedding_dim is None
-        self.guidance = Guidance(
-            request.guidance_scale if guided else 1.0,
-            request.guidance_rescale,
-            request.guidance_interval or (0.0, math.inf),
-        )
+        guided = self.work.guidance.scale > 1
         if request.negative_prompt and not guided:
             self.notes.append("the negative prompt had no effect, because there is none without guidance (above 1)")
         prompts = [request.prompt, request.negative_prompt] if guided else [request.prompt]
+        self._remark_on(prompts)
         self.conditioning = self._finite("encode", self.pipeline.text_encoders, lambda: self._encode_prompts(prompts))
         yield Update("encode", 0, self.total)
         self.previewer = self._finite("encode", [self.pipeline.vae], self._make_previewer)
@@ -224,6 +238,13 @@ class _Run:
             self.mask = (F.adaptive_max_pool2d(white, self.canvas.cells) > 0.5).float().to(self.pipeline.device)
         if self.pipeline.takes_mask:
             self.extra = self._finite("encode", [self.pipeline.vae], self._inpainting_channels)
+
+    def _remark_on(self, prompts: list[str]) -> None:
+        """Words that a small model never saw are told, not passed over."""
+        if self.pipeline.lexicon is not None and not self.pipeline.loras:  # which may have taught it more
+            plain = " ".join(span.text for prompt in prompts for span in parse_emphasis(prompt))
+            remark = self.pipeline.lexicon.remark(plain)
+            self.notes += [remark] if remark else []
 
     def _encode_prompts(self, prompts: list[str]) -> Conditioning:
         with self.clock("encode"):
@@ -271,11 +292,12 @@ class _Run:
         with self.clock("denoise"):
             denoise, x = self._start(noise)
             options = {} if self.request.eta is None else {"eta": self.request.eta}
-            steps = partial(self.sampler.sample, **options)(denoise, x, self.sigmas, noise)
+            steps = partial(self.work.sampler.sample, **options)(denoise, x, self.sigmas, noise)
         while True:
             if self.should_stop():
                 self.stopped = True
                 return None
+            before = self.seconds["denoise"]
             with self.clock("denoise"):
                 step = next(steps, None)
                 if step is None:
@@ -284,9 +306,14 @@ class _Run:
                 if x.device.type == "cpu" and not torch.isfinite(step.x).all():
                     raise NotFiniteError(step.index + 1)
                 x = step.x
+                if self.observer is not None:
+                    self.observer.see(step)
             self.steps_done += 1
+            self.arrival.saw_step(self.seconds["denoise"] - before)
             yield self._update(step.index, step.sigma_next, step.denoised, finished)
-        if not torch.isfinite(x).all():
+        with self.clock("denoise"):  # a GPU comes to an end only now
+            finite = bool(torch.isfinite(x).all())
+        if not finite:
             raise NotFiniteError
         return x / math.sqrt(1 + self.sigmas[-1] ** 2)  # back to the scale of the autoencoder
 
@@ -296,15 +323,15 @@ class _Run:
         batch, sigma = len(noise.generators), self.sigmas[0]
         start = noise.sample((config.vae.latent_channels, *self.canvas.cells), device)
         extra = None if self.extra is None else self.extra.expand(batch, -1, -1, -1)
-        network = ConditionedUNet(self.pipeline.unet, self.conditioning, batch, self.request.guidance_scale, extra)
-        denoise: Denoise = Denoiser(network, self.schedule, config.schedule.prediction_type, self.guidance)
-        if self.known is None:
-            spacing = self.request.spacing
-            at_sigma = self.sampler.starts_at_sigma and spacing != "leading"
-            return denoise, start * (sigma if at_sigma else math.sqrt(1 + sigma**2))
-        if self.mask is not None and not self.pipeline.takes_mask:
+        at_sigma = self.work.sampler.starts_at_sigma and self.request.spacing != "leading"
+        x = start * (sigma if at_sigma else math.sqrt(1 + sigma**2))
+        x = x if self.known is None else self.known + sigma * start
+        unet = ConditionedUNet(self.pipeline.unet, self.conditioning, batch, self.request.guidance_scale, extra)
+        network: Network = unet if self.observer is None else self.observer.begin(unet, x, self.sigmas)
+        denoise: Denoise = Denoiser(network, self.schedule, config.schedule.prediction_type, self.work.guidance)
+        if self.known is not None and self.mask is not None and not self.pipeline.takes_mask:
             denoise = keep_known(denoise, self.known, self.mask, start)
-        return denoise, self.known + sigma * start
+        return denoise, x
 
     def _update(self, index: int, sigma: float, denoised: Tensor, finished: tuple[Image.Image, ...]) -> Update:
         every = self.request.preview_every
@@ -312,12 +339,12 @@ class _Run:
         if self.previewer and (index + 1) % every == 0:
             with self.clock("denoise"):
                 previews = tuple(self.previewer(denoised))
-        left = self.seconds["denoise"] / self.steps_done * (self.total - self.steps_done)
-        return Update("denoise", self.steps_done, self.total, left, sigma, previews, finished)
+        left = self.seconds_left(self.request.num_images - len(finished))
+        return Update("denoise", self.steps_done, self.total, left, sigma=sigma, previews=previews, images=finished)
 
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """(B,L,h,w) -> B pictures, one at a time: the decoder is where memory peaks."""
-        images = []
+        images, before = [], self.seconds["decode"]
         for row in latents.split(1):
             pixels = self._finite("decode", [self.pipeline.vae], partial(self._decode_one, row))
             image = to_images(self.canvas.crop(pixels))[0]
@@ -326,6 +353,7 @@ class _Run:
             if self.known is not None and not has_alpha(self.init):
                 image = over_white(image)  # a photograph does not become a cut-out
             images.append(image)
+        self.arrival.saw_decoding((self.seconds["decode"] - before) / len(images))
         return images
 
     def _decode_one(self, latents: Tensor) -> Tensor:
@@ -333,17 +361,16 @@ class _Run:
         with self.clock("decode"):
             latents = latents.to(dtype_of(vae))
             pixels: Tensor | None = None
-            if not self.tiled:
+            if not self.in_rows:
                 try:
                     pixels = vae.decode(latents)
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
-                    self.tiled = True
-                    self.notes.append("the picture was decoded in tiles, because memory was short")
+                    self.in_rows = True
             if pixels is None:  # not in the handler: the exception there holds on to what the attempt computed
                 free_memory()
-                pixels = vae.decode_tiled(latents)
+                pixels = decode_in_rows(vae, latents)
         if not torch.isfinite(pixels).all():
             raise NotFiniteError
         return pixels
@@ -367,6 +394,6 @@ class _Run:
 
     def too_large(self) -> OutOfMemoryError:
         return OutOfMemoryError(
-            f"{self.canvas.width}x{self.canvas.height} does not fit into memory, even one picture at a time and in "
-            "tiles: choose a smaller size, close other programs, or use a smaller model"
+            f"{self.canvas.width}x{self.canvas.height} does not fit into memory, even one picture at a time and "
+            "decoded in strips: choose a smaller size, close other programs, or use a smaller model"
         )

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageFilter, ImageOps, PngImagePlugin
+from PIL import Image, ImageFilter, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from stablediff.errors import RequestError
@@ -94,10 +94,15 @@ def open_image(source: str | Path | io.BytesIO) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except RequestError:
         raise
+    except Image.DecompressionBombError as error:
+        raise RequestError(
+            f"the picture {name} has far too many pixels: scale it down to at most {MAX_PIXELS // 10**6} million"
+        ) from error
     except FileNotFoundError as error:
         raise RequestError(f"there is no picture {name}: check its name") from error
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
-        raise RequestError(f"cannot read the picture {name}: it must be a whole PNG, JPEG or WebP ({error})") from error
+    except (OSError, ValueError, SyntaxError, struct.error) as error:
+        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise RequestError(f"cannot read the picture {name}: it must be a whole PNG, JPEG or WebP{reason}") from error
 
 
 def png_bytes(image: Image.Image, parameters: str) -> bytes:

@@ -1,18 +1,26 @@
 """The loaded parts of a model together, and nothing else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from stablediff.checkpoints.fill import LoadReport
 from stablediff.checkpoints.load import load_parts
 from stablediff.checkpoints.locate import DEFAULT_MODEL, locate
+from stablediff.checkpoints.lora import load_lora
+from stablediff.checkpoints.progress import Progress, silent
 from stablediff.checkpoints.save import save_parts
 from stablediff.config import ModelConfig, PredictionType
 from stablediff.device import Compute, choose_compute
 from stablediff.diffusion.schedule import NoiseSchedule
+from stablediff.errors import RequestError
+from stablediff.lexicon import FILE as LEXICON_FILE
+from stablediff.lexicon import Lexicon, read_lexicon
 from stablediff.models.clip import CLIPTextEncoder
+from stablediff.models.lora import merge_lora
 from stablediff.models.tokenizer import Tokenizer
 from stablediff.models.unet import UNet
 from stablediff.models.vae import VAE
@@ -30,6 +38,14 @@ class Pipeline:
     vae: VAE
     compute: Compute
     report: LoadReport
+    loras: tuple[tuple[str, float], ...] = ()  # names and scales of those that are merged in
+    lexicon: Lexicon | None = None  # the words that it knows, where that is known
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What a LoRA can change, by the names in its files."""
+        encoders = zip(("text_encoder", "text_encoder_2"), self.text_encoders, strict=False)
+        return {"unet": self.unet, **dict(encoders)}
 
     @property
     def device(self) -> torch.device:
@@ -49,14 +65,17 @@ class Pipeline:
         report = self.report
         millions = sum(p.numel() for p in self.unet.parameters()) / 1e6
         prediction = self.config.schedule.prediction_type
+        loras = "".join(f" + {name} ({scale:g})" for name, scale in self.loras)
         return (
-            f"{self.name}: {report.kind}, U-Net of {millions:.0f} M parameters, {prediction}, stored as "
+            f"{self.name}{loras}: {report.kind}, U-Net of {millions:.0f} M parameters, {prediction}, stored as "
             f"{report.stored_dtype.lower()} · {self.compute.reason}"
         )
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+    def save(self, folder: str | Path, *, overwrite: bool = False, dtype: torch.dtype | None = None) -> None:
         """Writes a diffusers folder, whole or not at all. Raises CheckpointError if `folder` is taken."""
-        save_parts(Path(folder), self.config, self.text_encoders, self.tokenizers, self.unet, self.vae, overwrite)
+        parts = (self.config, self.text_encoders, self.tokenizers, self.unet, self.vae)
+        texts = {LEXICON_FILE: self.lexicon.to_text()} if self.lexicon else {}
+        save_parts(Path(folder), *parts, overwrite, dtype, texts)
 
 
 def load(
@@ -66,16 +85,22 @@ def load(
     dtype: str | None = None,
     prediction_type: PredictionType | None = None,
     allow_pickle: bool = False,
+    loras: Sequence[tuple[str | Path, float]] = (),
+    progress: Progress = silent,
 ) -> Pipeline:
     """Loads the bundled model ("sticker"), a diffusers folder, a single file, or a hub id ("owner/name").
 
     device: "cpu", "cuda", "cuda:1", "mps" or None for the best. dtype: "float32", "bfloat16", "float16" or None for the
-    fastest that is safe there. Raises CheckpointError or DeviceError, whose text says what to do.
+    fastest that is safe there. loras: the LoRAs to merge into the weights, each a file, folder or hub id and a scale,
+    as ("detail.safetensors", 0.8). progress: called with "downloading" or "loading" and the share that is done. Raises
+    CheckpointError, DeviceError or RequestError, whose text says what to do.
     """
+    if not all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int | float) for item in loras):
+        raise RequestError('loras is a list of files and scales, as in loras=[("detail.safetensors", 0.8)]')
     compute = choose_compute(device, dtype)
-    location = locate(str(model))
-    parts = load_parts(location, compute, prediction_type=prediction_type, allow_pickle=allow_pickle)
-    return Pipeline(
+    location = locate(str(model), progress)
+    parts = load_parts(location, compute, prediction_type=prediction_type, allow_pickle=allow_pickle, progress=progress)
+    pipeline = Pipeline(
         name=location.name,
         config=parts.config,
         text_encoders=parts.text_encoders,
@@ -84,4 +109,11 @@ def load(
         vae=parts.vae,
         compute=compute,
         report=parts.report,
+        lexicon=None if location.is_file else read_lexicon(location.path),
     )
+    for file, scale in loras:
+        name = load_lora(file, pipeline.networks, scale)
+        for network in pipeline.networks.values():
+            merge_lora(network)
+        pipeline.loras += ((name, scale),)
+    return pipeline

@@ -7,7 +7,7 @@ Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.0, Seed: 1, Si
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
@@ -17,11 +17,14 @@ from stablediff.request import Request, ResolvedRequest
 _NEGATIVE = "Negative prompt: "
 _NUMBER = r"(\d+\.?\d*(?:e[+-]?\d+)?|inf)"  # as Python writes them
 _KEY = re.compile(r" {0,9}([^:,\s][^:,]{0,63}): {0,9}")
+_LORA = re.compile(r" ?<lora:([^<>]{1,200})>")
 _VALUE = re.compile(r'"(?:\\.|[^\\"])*"|[^,]*')
 
 
-def to_text(request: ResolvedRequest, seed: int, model: str, version: str) -> str:
-    """The recipe of one picture of a resolved request."""
+def to_text(
+    request: ResolvedRequest, seed: int, model: str, version: str, loras: Sequence[tuple[str, float]] = ()
+) -> str:
+    """The recipe of one picture of a resolved request. `loras`: names and scales."""
     items: dict[str, object] = {
         "Steps": request.num_steps,
         "Sampler": SAMPLERS[request.sampler].label,
@@ -30,6 +33,7 @@ def to_text(request: ResolvedRequest, seed: int, model: str, version: str) -> st
         "Seed": seed,
         "Size": f"{request.width}x{request.height}",
         "Model": model,
+        "Lora": ", ".join(f"{name}:{scale:g}" for name, scale in loras) or None,
         "Eta": request.eta,
         "CFG rescale": request.guidance_rescale or None,
         "CFG interval": "{}-{}".format(*request.guidance_interval) if request.guidance_interval else None,
@@ -82,6 +86,14 @@ def _unquote(value: str) -> str:
         return value
 
 
+def loras(text: str) -> str | None:
+    """The LoRAs that a picture was drawn with, as "name:scale, name:scale": files that its recipe cannot hold."""
+    fields = parse(text)
+    if "Lora hashes" in fields:  # the web UI has them as <lora:name:scale> in the prompt
+        return ", ".join(_LORA.findall(fields["Prompt"])) or fields["Lora hashes"]
+    return fields.get("Lora")
+
+
 def to_request(text: str) -> Request:
     """The request that makes the picture again (image-to-image needs its `init_image` besides).
 
@@ -107,7 +119,7 @@ def to_request(text: str) -> Request:
     size = re.fullmatch(r"(\d{1,9})x(\d{1,9})", fields.get("Size", ""))
     interval = re.fullmatch(f"{_NUMBER}-{_NUMBER}", fields.get("CFG interval", ""))
     return Request(
-        prompt=fields["Prompt"],
+        prompt=_LORA.sub("", fields["Prompt"]).strip() if "Lora hashes" in fields else fields["Prompt"],
         negative_prompt=fields["Negative prompt"],
         num_steps=whole("Steps"),
         guidance_scale=number("CFG scale"),

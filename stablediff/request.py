@@ -1,15 +1,16 @@
 """What to draw. A request checks itself; a front end may offer less than these limits, never more."""
 
 import math
+import os
 import re
 import reprlib
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 from PIL import Image
 
-from stablediff.config import Defaults
+from stablediff.config import QUALITIES, Defaults
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
 from stablediff.errors import RequestError
@@ -20,6 +21,7 @@ MIN_SIZE, MAX_SIZE, SIZE_STEP = 64, 2048, 8
 MAX_IMAGES = 64
 MAX_GUIDANCE = 100.0
 MAX_SEED = 2**63 - 1
+MAX_BUDGET = 86_400  # seconds: a day
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Request:
     `guidance_interval` = (low, high] are the noise levels σ with guidance. `eta` is the share of fresh noise in DDIM
     and Euler ancestral. With `init_image` the picture starts from it, changed by `strength` in (0, 1]; with
     `mask_image` only its white parts are drawn anew. Every `preview_every` steps an update carries a small preview; 0
-    means never.
+    means never. `quality` ("draft", "balanced", "best") chooses the steps and the sampler; so does `time_budget_s`, the
+    seconds that all pictures of the request may take together, by what was measured on this machine.
 
     Raises RequestError (a ValueError) that names the value, the bound and the remedy.
     """
@@ -52,6 +55,8 @@ class Request:
     mask_image: Image.Image | None = None
     strength: float = 0.75
     preview_every: int = 0
+    quality: str | None = None
+    time_budget_s: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
@@ -94,9 +99,27 @@ class Request:
             _check_image(name, getattr(self, name))
         if self.mask_image is not None and self.init_image is None:
             raise RequestError("there is a mask_image and no init_image: give the picture that the mask belongs to")
+        _check_choice("quality", self.quality, QUALITIES)
+        if self.time_budget_s is not None:
+            self._check_budget(self.time_budget_s)
+
+    def _check_budget(self, seconds: float) -> None:
+        if not _is_number(seconds) or not 0 < seconds <= MAX_BUDGET:  # nor is NaN
+            raise RequestError(
+                f"time_budget_s is {_shown(seconds)}: choose a number of seconds above 0, at most {MAX_BUDGET} (a day)"
+            )
+        for name in ("num_steps", "quality"):
+            if getattr(self, name) is not None:
+                raise RequestError(
+                    f"time_budget_s is {seconds:g} with {name} {getattr(self, name)}, which is what a budget chooses: "
+                    "leave one of them away"
+                )
 
     def resolve(self, defaults: Defaults, spacing: str | None = None) -> "ResolvedRequest":
-        """The same request with nothing left open; `spacing` is the model's own, if it has one."""
+        """The same request with nothing left open; `spacing` is the model's own, if it has one.
+
+        `quality` and `time_budget_s` are not looked at: stablediff.pace turns them into steps and the rest.
+        """
         width, height = self.width, self.height
         if self.init_image is not None and width is None and height is None:
             width, height = _size_like(self.init_image, defaults)
@@ -110,6 +133,8 @@ class Request:
             "seed": secrets.randbelow(2**32) if self.seed is None else self.seed,
             "width": width or defaults.width,
             "height": height or defaults.height,
+            "quality": None,
+            "time_budget_s": None,
         }
         return ResolvedRequest(**{**self.__dict__, **choices})
 
@@ -125,6 +150,44 @@ class ResolvedRequest(Request):
     seed: int
     width: int
     height: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server that strangers use draws for them: less than a request may ask for. Sizes are pixels."""
+
+    max_side: int = 1024
+    max_steps: int = 100
+    max_images: int = 4  # of one request
+    max_grid: int = 16  # pictures of one comparison
+    max_waiting: int = 32  # jobs in the queue
+    max_jobs: int = 2  # of one visitor (a page, or a name that has logged in), running or waiting
+    max_crowd_jobs: int = 8  # of all visitors with one network address
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str] = os.environ) -> "Limits":
+        """STABLEDIFF_MAX_SIDE and so on. Raises RequestError."""
+        highest = {"max_side": MAX_SIZE, "max_steps": MAX_STEPS, "max_images": MAX_IMAGES}
+        chosen = {}
+        for field in fields(Limits):
+            name = f"STABLEDIFF_{field.name.upper()}"
+            if not environment.get(name):
+                continue
+            text = environment[name]
+            if not re.fullmatch(r"\d{1,9}", text):
+                raise RequestError(f"{name} is {text[:50]!r}: it must be a whole number")
+            low = MIN_SIZE if field.name == "max_side" else 1
+            _check_int(name, int(text), low, highest.get(field.name, 10_000))
+            chosen[field.name] = int(text)
+        return Limits(**chosen)
+
+    def check(self, request: ResolvedRequest) -> None:
+        """Raises RequestError."""
+        for name in ("width", "height"):
+            if getattr(request, name) > self.max_side:
+                raise RequestError(f"{name} is {getattr(request, name)}: choose at most {self.max_side} here")
+        _check_int("num_steps", request.num_steps, 1, self.max_steps)
+        _check_int("num_images", request.num_images, 1, self.max_images)
 
 
 def parse_size(text: str) -> tuple[int, int]:

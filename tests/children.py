@@ -6,8 +6,9 @@ of a second and little memory.
 
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,47 @@ def in_child(work: Callable[..., Any], *args: Any, environment: Mapping[str, str
     if error is not None:
         raise error
     return answer
+
+
+def in_group(work: Callable[..., Any], *args: Any, size: int = 2) -> list[Any]:
+    """Runs `work` in `size` processes that find each other as those of torchrun do. -> what each returns."""
+    results: dict[int, Any] = {}
+    with meeting_point(size) as environments:
+        started = [_start(work, args, environment) for environment in environments]
+        try:
+            while len(results) < size:
+                open_ones = {answers: i for i, (_, answers) in enumerate(started) if i not in results}
+                ready = wait(list(open_ones), timeout=600)
+                assert ready, f"the processes {sorted(open_ones.values())} wait for each other"
+                for answers in ready:
+                    rank = open_ones[answers]  # type: ignore[index]
+                    try:
+                        error, results[rank] = answers.recv()  # type: ignore[union-attr]
+                    except EOFError:
+                        raise AssertionError(f"process {rank} died") from None
+                    if error is not None:
+                        raise error
+        finally:
+            for process, answers in started:
+                if len(results) < size:
+                    process.kill()
+                process.join()
+                answers.close()
+    return [results[i] for i in range(size)]
+
+
+@contextmanager
+def meeting_point(size: int) -> Iterator[list[dict[str, str]]]:
+    """The environments of `size` processes, in which they find each other as under torchrun.
+
+    They meet at a port of this process, so that nobody else can take it meanwhile.
+    """
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(size)}
+    common |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    yield [{**common, "RANK": str(i), "LOCAL_RANK": str(i)} for i in range(size)]
 
 
 def start_child(work: Callable[..., Any], *args: Any) -> multiprocessing.Process:

@@ -11,6 +11,9 @@ from PIL import Image
 from stablediff import Pipeline, load
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+    from telegram_people import BotProcess, Person
+    from telegram_server import TelegramServer
     from tiny import TinyModel
 
 
@@ -22,6 +25,12 @@ def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
         torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured in a test is forgotten after it."""
+    monkeypatch.setenv("STABLEDIFF_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")
@@ -51,8 +60,74 @@ def toy() -> Pipeline:
     return toy_pipeline()
 
 
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from toy import toy_pipeline
+
+    folder = tmp_path_factory.mktemp("toy") / "toy"
+    toy_pipeline().save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(toy_folder: Path) -> Pipeline:
+    """What the bots of `toy_folder` draw with."""
+    return load(toy_folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def telegram(bot: "BotProcess") -> "TelegramServer":
+    """The Telegram of the module's bot."""
+    return bot.server
+
+
+@pytest.fixture
+def ann(telegram: "TelegramServer") -> "Person":
+    """Somebody whom the bot never saw."""
+    from telegram_people import new_person
+
+    return new_person(telegram)
+
+
 @pytest.fixture
 def apple(sticker: Pipeline) -> Image.Image:
     from toy import APPLE, draw
 
     return draw(sticker, **APPLE, seed=5).images[0]
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """One Chromium a session; visitors have contexts of their own in it."""
+    from browser import CHROMIUM, QUIET
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    """What the module's page draws with."""
+    from toy import toy_pipeline
+
+    return toy_pipeline()
+
+
+@pytest.fixture(scope="module")
+def address(pipeline: Pipeline) -> Iterator[str]:
+    """Where the module's page is served."""
+    from browser import serving
+
+    with serving(pipeline) as url:
+        yield url
+
+
+@pytest.fixture
+def visitor(browser: "Browser", address: str) -> "Iterator[Page]":
+    from browser import visiting
+
+    with visiting(browser, address) as page:
+        yield page

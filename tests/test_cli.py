@@ -1,5 +1,6 @@
 """The command line: errors are one line with a remedy, and successes can be repeated."""
 
+import copy
 import io
 import os
 import resource
@@ -12,12 +13,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from PIL import Image
 from toy import count_calls, toy_pipeline
 
 from stablediff import CheckpointError, Pipeline, Update, cli
+from stablediff.checkpoints.lora import save_lora
 from stablediff.cli import main
 from stablediff.images import read_parameters, save_png
+from stablediff.models.lora import attach_lora
+from stablediff.pace import plan
 from stablediff.recipe import parse
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +86,12 @@ def subprocess_of(*arguments: str, **options: Any) -> subprocess.Popen[str]:
         (["--steps", "abc"], ["--steps", "'abc' is not a whole number", "--help"]),
         (["--steps", "2.5"], ["--steps", "'2.5' is not a whole number"]),
         (["--steps"], ["--steps", "expected one argument"]),
+        (["--seconds", "0"], ["time_budget_s is 0", "choose a number of seconds above 0"]),
+        (["--seconds", "-5"], ["time_budget_s is -5"]),
+        (["--seconds", "nan"], ["time_budget_s is nan"]),
+        (["--seconds", "3600", "--steps", "1"], ["time_budget_s is 3600 with num_steps 1", "leave one of them away"]),
+        (["--seconds", "soon"], ["--seconds", "'soon' is not a number"]),
+        (["--quality", "great"], ["quality 'great' is not known", "draft, balanced, best"]),
         (["--size", "7x7"], ["width is 7", "choose 64 to 2048"]),
         (["--size", "100000x100000"], ["width is 100000", "choose 64 to 2048"]),
         (["--size", "65x64"], ["width is 65", "multiple of 8, such as 64 or 72"]),
@@ -100,6 +111,13 @@ def subprocess_of(*arguments: str, **options: Any) -> subprocess.Popen[str]:
         (["--device", "cpu", "--dtype", "float16"], ["float16", "choose float32 or bfloat16"]),
         (["--dtype", "float8"], ["dtype 'float8' is not known", "choose one of float32"]),
         (["--prediction", "magic"], ["--prediction", "choose from"]),
+        (["--lora"], ["--lora", "expected one argument"]),
+        (["--lora=--"], ["--lora", "expected one argument"]),
+        (["--lora", "missing.safetensors"], ["there is no LoRA 'missing.safetensors'", "choose a .safetensors file"]),
+        (["--lora", "a:b:0.5"], ["there is no LoRA 'a:b'"]),
+        (["--lora", "a:b"], ["there is no LoRA 'a:b'"]),
+        (["--lora", ":0.5"], ["there is no LoRA ''"]),
+        (["--lora", "a.safetensors:nan"], ["LoRA's scale is nan", "choose -100 to 100"]),
         (["--magic"], ["unrecognized arguments: --magic", "--help"]),
         (["two", "words"], ["unrecognized arguments", "--help"]),
         (["a\nline\nmore"], ["unrecognized arguments: a line more"]),
@@ -196,6 +214,22 @@ def test_impossible_places_are_refused_before_the_work(
     assert calls == []
 
 
+@pytest.mark.usefixtures("loaded")
+def test_a_budget_too_small_for_a_step_is_refused_in_a_line(run):
+    assert "time_budget_s is 1e-06, and one step takes about" in run("generate", "a cat", "--seconds", "1e-6").err
+
+
+@pytest.mark.usefixtures("loaded")
+def test_seconds_choose_anew_what_a_recipe_had(run):
+    assert run("generate", "red apple", *QUICK, "--out", "one.png", "--seed", "4").code == 0
+    budget = ["--like", "one.png", "--seconds", "600", "--out", "two.png"]
+    outcome = run("generate", *budget)
+    assert outcome.code == 0
+    assert "note: for 600 s: 50 steps of DDIM at 64x64, which should take" in outcome.err
+    fields = parse(read_parameters(Path("two.png")))
+    assert (fields["Steps"], fields["Seed"], fields["Size"]) == ("50", "4", "64x64")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission_is_refused_before_the_work(run, tmp_path: Path):
     (tmp_path / "locked").mkdir(mode=0o555)
@@ -211,8 +245,9 @@ def test_a_full_disk_is_told_with_the_seed_that_was_drawn(run, tmp_path: Path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (outcome.code, outcome.out) == (2, "")
-    about, line = outcome.err.splitlines()
+    about, estimate, line = outcome.err.splitlines()
     assert about.startswith("sticker: ")
+    assert estimate.endswith(" GB of memory are needed")
     assert line.startswith("stablediff: cannot write new/y.png: File too large. Free some space")
     assert "--seed 77 draws the same picture again" in line
     assert list((tmp_path / "new").iterdir()) == []
@@ -279,6 +314,30 @@ def test_like_repeats_a_picture_to_the_last_bit(run):
     assert read_parameters("one.png") == read_parameters("two.png")
 
 
+def test_a_picture_with_a_lora_is_repeated_only_with_it(run, sticker: Pipeline):
+    unet = copy.deepcopy(sticker.unet)
+    for parameter in attach_lora(unet, 2):
+        torch.nn.init.constant_(parameter, 0.05)
+    for file in ("detail.safetensors", "other.safetensors"):
+        save_lora(file, {"unet": unet})
+    options = ["--device", "cpu", "--dtype", "float32"]
+    run("generate", "red apple", *options, *QUICK, "--seed", "5", "--out", "plain.png")
+    lora = ["--lora", "detail.safetensors:0.5", "--lora", "other.safetensors"]
+    outcome = run("generate", "red apple", *options, *QUICK, "--seed", "5", "--out", "one.png", *lora)
+    assert outcome.code == 0
+    assert outcome.err.startswith("sticker + detail (0.5) + other (1): ")
+    assert parse(read_parameters(Path("one.png")))["Lora"] == "detail:0.5, other:1"
+    assert pixels("one.png") != pixels("plain.png")
+    refused = run("generate", "--like", "one.png", *options, "--out", "two.png")
+    assert_refused(refused, "one.png was drawn with the LoRA detail:0.5, other:1", "give it with --lora FILE:SCALE")
+    assert run("generate", "--like", "one.png", *options, "--out", "two.png", *lora).code == 0
+    assert pixels("two.png") == pixels("one.png")
+
+
+def pixels(file: str) -> bytes:
+    return Image.open(file).tobytes()
+
+
 @pytest.mark.usefixtures("loaded")
 def test_like_can_be_changed(run):
     run("generate", "red apple", *QUICK, "--seed", "5", "--out", "one.png")
@@ -330,10 +389,11 @@ def test_the_device_and_the_precision_reach_the_model(run, monkeypatch: pytest.M
         raise CheckpointError("enough")
 
     monkeypatch.setattr(cli, "load", load)
-    options = ["--device", "cpu", "--dtype", "bf16", "--prediction", "sample", "--allow-pickle"]
+    options = ["--device", "cpu", "--dtype", "bf16", "--prediction", "sample", "--allow-pickle", "--lora", "C:x:0.5"]
     assert_refused(run("generate", "a cat", "--model", "m", *options), "enough")
     assert asked == {
-        "model": "m", "device": "cpu", "dtype": "bf16", "prediction_type": "sample", "allow_pickle": True
+        "model": "m", "device": "cpu", "dtype": "bf16", "prediction_type": "sample", "allow_pickle": True,
+        "loras": [("C:x", 0.5)]
     }  # fmt: skip
 
 
@@ -390,7 +450,7 @@ def test_ctrl_c_keeps_what_is_finished(run, loaded: Pipeline, monkeypatch: pytes
             yield event
 
     monkeypatch.setattr(cli, "generate", interrupted)
-    monkeypatch.setattr(sys.modules["stablediff.generate"], "_CELLS_AT_ONCE", {"cpu": 4})  # one at a time
+    monkeypatch.setattr(plan, "_CELLS_AT_ONCE", {"cpu": 4})  # one at a time
     former = signal.getsignal(signal.SIGINT)
     with count_calls(loaded.unet) as calls:
         outcome = run("generate", "a cat", *QUICK, "--num-images", "3", "--out", "y.png")

@@ -1,5 +1,6 @@
 """What happens when numbers overflow or memory runs out."""
 
+import sys
 from contextlib import ExitStack
 from typing import Any
 
@@ -8,19 +9,18 @@ import torch
 from PIL import Image
 from torch import nn
 from toy import (
-    GENERATE,
     count_calls,
     difference,
     draw,
     events,
     is_picture,
-    mean_difference,
     no_memory,
     spoil,
     toy_pipeline,
 )
 
 from stablediff import NumericalError, OutOfMemoryError, Pipeline, Request, Result, generate
+from stablediff.pace import plan
 
 # --- numbers that overflow -------------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ def test_when_memory_is_short_fewer_pictures_are_drawn_at_once(toy: Pipeline, er
 
 def test_progress_is_right_when_memory_runs_out_on_the_way(toy: Pipeline, monkeypatch: pytest.MonkeyPatch):
     """After pictures that were finished in larger batches, and in the middle of one."""
-    monkeypatch.setattr(GENERATE, "_CELLS_AT_ONCE", {"cpu": 128})  # two at a time
+    monkeypatch.setattr(plan, "_CELLS_AT_ONCE", {"cpu": 128})  # two at a time
     with count_calls(toy.unet) as calls, no_memory(toy.unet, when=lambda x: len(x) > 2 and len(calls) >= 5):
         updates, result = events(toy, num_images=5, num_steps=3, seed=1)
     assert len(result.images) == 5
@@ -136,14 +136,22 @@ def test_progress_is_right_when_memory_runs_out_on_the_way(toy: Pipeline, monkey
     assert steps == before + after
 
 
-def test_when_memory_is_short_a_large_picture_is_decoded_in_tiles(toy: Pipeline):
+def test_when_memory_is_short_a_picture_is_decoded_in_strips_and_is_the_same(toy: Pipeline):
     wishes = {"width": 520, "height": 72, "num_steps": 1, "seed": 1}
-    with count_calls(toy.vae.decoder) as calls, no_memory(toy.vae.decoder, when=lambda x: x.shape[-1] > 64):
+    with count_calls(toy.vae.decoder) as calls, no_memory(toy.vae.decoder):
         result = draw(toy, **wishes)
-    assert len(calls) == 2, "two tiles"
-    assert result.notes == ("the picture was decoded in tiles, because memory was short",)
-    assert result.images[0].size == (520, 72)
-    assert mean_difference(result.images[0], draw(toy, **wishes).images[0]) < 5
+    assert calls == []
+    assert result.notes == ()
+    assert difference(result.images[0], draw(toy, **wishes).images[0]) <= 1
+
+
+def test_large_pictures_are_decoded_in_strips_from_the_start(toy: Pipeline, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys.modules["stablediff.generate"], "_LARGE", 64 * 64)
+    with count_calls(toy.vae.decoder) as calls:
+        large, _ = draw(toy, width=72, seed=1), draw(toy, width=64, seed=1)
+    assert calls == [1], "the small one"
+    monkeypatch.undo()
+    assert difference(large.images[0], draw(toy, width=72, seed=1).images[0]) <= 1
 
 
 def test_memory_of_the_failed_attempt_is_free_before_the_next(toy: Pipeline):
@@ -165,7 +173,7 @@ def test_memory_of_the_failed_attempt_is_free_before_the_next(toy: Pipeline):
             ballast = Ballast()  # noqa: F841 (lives in this frame)
             raise MemoryError
 
-    handle = toy.vae.decoder.register_forward_pre_hook(fail_once)
+    handle = toy.vae.decoder.conv_in.register_forward_pre_hook(fail_once)  # which decoding in strips calls as well
     draw(toy, num_steps=1)
     handle.remove()
     assert alive == [0, 0]
@@ -174,7 +182,7 @@ def test_memory_of_the_failed_attempt_is_free_before_the_next(toy: Pipeline):
 @pytest.mark.parametrize("part", ["text", "encode", "denoise", "decode"])
 def test_when_nothing_helps_the_error_says_what_would(toy: Pipeline, part: str):
     with (
-        no_memory(stages(toy)[part]),
+        no_memory(toy.vae.decoder.conv_in if part == "decode" else stages(toy)[part]),
         pytest.raises(OutOfMemoryError, match=r"64x64 does not fit into memory.*choose a smaller size"),
     ):
         draw(toy, init_image=START, num_images=3, num_steps=2)
@@ -189,7 +197,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(toy: Pipeline, part: st
 
 def test_what_was_finished_before_a_failure_is_handed_over(monkeypatch: pytest.MonkeyPatch):
     pipeline = toy_pipeline()
-    monkeypatch.setattr(GENERATE, "_CELLS_AT_ONCE", {"cpu": 1})  # one picture at a time
+    monkeypatch.setattr(plan, "_CELLS_AT_ONCE", {"cpu": 1})  # one picture at a time
     spoil_after = iter([False, False, True])
     decode = pipeline.vae.decode
     monkeypatch.setattr(pipeline.vae, "decode", lambda z: decode(z) * float("nan") if next(spoil_after) else decode(z))

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from toy import (
     APPLE,
-    GENERATE,
     count_calls,
     difference,
     draw,
@@ -23,6 +22,7 @@ from stablediff import Pipeline, Request, RequestError, Update, generate
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
 from stablediff.images import over_white
+from stablediff.pace import plan
 from stablediff.recipe import to_request
 
 # --- seeds -----------------------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def test_a_picture_does_not_depend_on_its_batch(pipeline: str, sampler: str, req
 
 def test_a_picture_does_not_depend_on_how_many_fit_at_once(sticker: Pipeline, monkeypatch: pytest.MonkeyPatch):
     together = draw(sticker, **APPLE, seed=1, num_images=3)
-    monkeypatch.setattr(GENERATE, "_CELLS_AT_ONCE", {"cpu": 12})  # two at a time
+    monkeypatch.setattr(plan, "_CELLS_AT_ONCE", {"cpu": 12})  # two at a time
     with count_calls(sticker.unet) as calls:
         updates, apart = events(sticker, **APPLE, seed=1, num_images=3)
     assert calls == [4, 4, 2, 2], "with guidance, every picture counts twice"
@@ -223,7 +223,7 @@ def test_should_stop_ends_the_work_within_a_step(toy: Pipeline, after: int):
 
 
 def test_pictures_that_are_finished_survive_a_stop(toy: Pipeline, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(GENERATE, "_CELLS_AT_ONCE", {"cpu": 64})  # one at a time
+    monkeypatch.setattr(plan, "_CELLS_AT_ONCE", {"cpu": 64})  # one at a time
     with count_calls(toy.unet) as calls:
         _, result = events(toy, lambda: len(calls) >= 8, num_steps=3, num_images=5, seed=20)
     assert len(calls) == 8, "two pictures, and two steps of the third"
@@ -257,7 +257,9 @@ def test_nothing_is_computed_before_the_first_event_is_asked_for(toy: Pipeline):
     with count_calls(toy.text_encoders[0]) as calls:
         work = generate(toy, Request())
         assert calls == []
-        assert next(work) == Update("encode", 0, 3)
+        first = next(work)
+        assert isinstance(first, Update)
+        assert (first.stage, first.step, first.total, first.seconds_left) == ("encode", 0, 3, None)
         assert calls == []
 
 

@@ -10,6 +10,8 @@ from children import describe, download, download_settings, in_child
 from fake_hub import FakeHub, running_hub
 from toy import toy_pipeline
 
+from stablediff.checkpoints.locate import locate_clip
+from stablediff.checkpoints.progress import counting_bar
 from stablediff.errors import CheckpointError
 
 MODEL = "owner/toy-model"
@@ -96,6 +98,21 @@ def test_only_what_is_needed_is_downloaded_and_only_once(hub: FakeHub, get: Call
     hub.requests.clear()
     assert get() == folder
     assert hub.downloads("") == [f"GET {MODEL}"], "once, to see whether there is a new version"
+
+
+def test_a_clip_with_both_towers_is_downloaded_with_its_words(hub: FakeHub, environment: dict[str, str]) -> None:
+    wanted = {"config.json", "model.safetensors", "vocab.json", "merges.txt"}
+    hub.models["owner/clip"] = {name: name.encode() for name in wanted | {"README.md", "tf_model.h5"}}
+    hub.models["owner/clip"]["model.safetensors"] = safetensors(1)
+    place = in_child(locate_clip, "owner/clip", environment=environment)
+    assert place.name == "owner/clip"
+    assert {path.name for path in place.path.iterdir()} == wanted
+    hub.requests.clear()
+    assert in_child(locate_clip, "owner/clip", environment=environment | {"HF_HUB_OFFLINE": "1"}) == place
+    assert not hub.requests
+    hub.models["owner/one"] = {"model.safetensors": safetensors(1)}
+    with pytest.raises(CheckpointError, match="owner/one on the hub is no CLIP"):
+        in_child(locate_clip, "owner/one", environment=environment)
 
 
 def test_a_new_version_is_downloaded_and_the_old_parts_kept(hub: FakeHub, get: Callable[..., Path]) -> None:
@@ -207,6 +224,15 @@ def test_single_files_of_a_repository(hub: FakeHub, get: Callable[..., Path]) ->
     assert not hub.downloads("README")
 
 
+def test_a_lora_s_repository_gives_its_file(hub: FakeHub, get: Callable[..., Path]) -> None:
+    name = "pytorch_lora_weights.safetensors"
+    hub.models[MODEL] = {name: safetensors(1), "another.safetensors": safetensors(2), "README.md": b""}
+    path = get()
+    assert path.name == name
+    assert [request.split()[1] for request in hub.downloads()] == [name]
+    assert get(HF_HUB_OFFLINE="1") == path
+
+
 def test_refusals_of_the_hub_are_explained(hub: FakeHub, get: Callable[..., Path]) -> None:
     assert "the hub has no model 'owner/missing'" in refusal(get, "owner/missing")
     hub.models[MODEL] = small_model()
@@ -220,3 +246,11 @@ def test_a_model_without_safetensors_is_refused_before_downloading(hub: FakeHub,
     hub.models[MODEL] = {name: data for name, data in small_model().items() if name != f"{PARTS[1]}.safetensors"}
     assert "no safetensors weights in unet" in refusal(get)
     assert not hub.downloads()
+
+
+def test_a_download_is_told_in_bytes_from_where_it_was_broken_off() -> None:
+    there: list[int] = []
+    with counting_bar(there.append)(total=10, initial=4, disable=True) as bar:
+        bar.update(3)
+        bar.update(3)
+    assert there == [7, 10]

@@ -2,73 +2,40 @@
 
 import io
 import re
-import shutil
-from collections.abc import Iterator
+import threading
+import time
 
 import pytest
+from browser import CHROMIUM, DESK, PATIENCE, PHONE, Browser, Page, draw, expect, tell, visiting
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from stablediff import Pipeline, Result, generate
 from stablediff.images import read_parameters
 from stablediff.recipe import to_request
-from stablediff.web.page import CSS, build_page
+from stablediff.web.models import Models
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install chromium")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-PATIENCE = 120_000  # milliseconds: how long a busy machine may take, not how long it should
 
 
 @pytest.fixture(scope="module")
-def address(sticker: Pipeline) -> Iterator[str]:
-    page = build_page(sticker).queue()
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, css=CSS, ssr_mode=False, server_name="127.0.0.1")
-    yield url
-    page.close()
+def pipeline(sticker: Pipeline) -> Pipeline:
+    return sticker
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desk", "phone"])
-def visitor(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
-    """A page at desk or phone width; an error in its console fails the test."""
-    width, height = request.param
-    page = browser.new_page(viewport={"width": width, "height": height})
-    errors: list[str] = []
-
-    def listen(message: ConsoleMessage) -> None:
-        if message.type == "error":
-            errors.append(message.text)
-
-    page.on("console", listen)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(address)
-    expect(page.locator("#prompt textarea")).to_be_visible(timeout=PATIENCE)
-    yield page
-    page.close()
-    assert errors == []
-
-
-def draw(page: Page, prompt: str, seed: str) -> None:
-    page.fill("#prompt textarea", prompt)
-    page.fill("#seed input, #seed textarea", seed)
-    page.click("#draw")
-
-
-def test_a_typed_prompt_becomes_the_picture_that_generate_draws(visitor: Page, sticker: Pipeline) -> None:
-    draw(visitor, "red apple, flat style", seed="9007199254740993")  # more than a browser's numbers hold
-    expect(visitor.locator("#status")).to_contain_text("Drawn in", timeout=PATIENCE)
-    expect(visitor.locator("#recipe textarea")).to_have_value(re.compile("Seed: 9007199254740993,"))
-    with visitor.expect_download() as download:
-        visitor.click("#download")
-    data = download.value.path().read_bytes()
+@pytest.mark.parametrize(
+    ("size", "locale", "done"), [(DESK, "en-GB", "Drawn in"), (PHONE, "ru-RU", "Готово за")], ids=["desk", "phone"]
+)
+def test_a_typed_prompt_becomes_the_picture_that_generate_draws(
+    browser: Browser, address: str, sticker: Pipeline, size: tuple[int, int], locale: str, done: str
+) -> None:
+    with visiting(browser, address, size, locale) as page:
+        draw(page, "red apple, flat style", seed="9007199254740993")  # more than a browser's numbers hold
+        expect(page.locator("#status")).to_contain_text(done, timeout=PATIENCE)
+        expect(page.locator("#create-recipe textarea")).to_have_value(re.compile("Seed: 9007199254740993,"))
+        with page.expect_download() as download:
+            page.click("#create-download")
+        data = download.value.path().read_bytes()
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]  # nothing sticks out
 
     recipe = read_parameters(io.BytesIO(data))
     assert recipe is not None
@@ -78,32 +45,86 @@ def test_a_typed_prompt_becomes_the_picture_that_generate_draws(visitor: Page, s
     assert result.request.prompt == "red apple, flat style"
 
 
-def test_stop_stops_and_the_next_run_works(visitor: Page) -> None:
-    draw(visitor, "fox, glossy style", seed="1")
-    expect(visitor.locator("#status")).to_contain_text("Drawing", timeout=PATIENCE)
-    visitor.click("#stop")
-    expect(visitor.locator("#status")).to_contain_text("Stopped", timeout=PATIENCE)
-    visitor.wait_for_timeout(1000)
-    expect(visitor.locator("#status")).to_contain_text("Stopped")
+def test_an_estimate_that_comes_late_leaves_the_line_of_the_job_alone(
+    visitor: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, seconds = threading.Event(), Models.seconds
+    monkeypatch.setattr(Models, "seconds", lambda *arguments: (drawn.wait(PATIENCE / 1000), seconds(*arguments))[1])
+    draw(visitor, "red apple, flat style", seed="3", steps=2)
+    expect(visitor.locator("#status")).to_contain_text("Drawn in", timeout=PATIENCE)
+    drawn.set()
+    expect(visitor.locator("#estimate")).to_contain_text("GB of memory", timeout=PATIENCE)
+    visitor.fill("#seed input, #seed textarea", "x")  # all estimates that were still to come have been answered by then
+    expect(visitor.locator("#seed-wrong .wrong")).to_be_visible(timeout=PATIENCE)
+    expect(visitor.locator("#status")).to_contain_text("Drawn in")
+
+
+def test_stop_keeps_what_is_finished_and_the_next_run_works(visitor: Page, sticker: Pipeline) -> None:
+    slowly = sticker.unet.register_forward_pre_hook(lambda *_: time.sleep(1))  # so that nobody is too late to stop it
+    try:
+        draw(visitor, "fox, glossy style", seed="1", steps=100)
+        expect(visitor.locator("#status")).to_contain_text("Drawing", timeout=PATIENCE)
+        visitor.click("#stop")
+        expect(visitor.locator("#status")).to_contain_text("Stopped.", timeout=PATIENCE)
+    finally:
+        slowly.remove()
+    expect(visitor.locator("#stop")).to_be_disabled()
     draw(visitor, "fox, glossy style", seed="1")
     expect(visitor.locator("#status")).to_contain_text("Drawn in", timeout=PATIENCE)
 
 
-@pytest.mark.parametrize(
-    ("seed", "answer"), [("-1", "seed is -1"), ("seven", "write a whole number"), ("<b>1</b>", "'<b>1</b>'")]
-)
-def test_a_wrong_wish_is_answered_beside_the_picture(visitor: Page, seed: str, answer: str) -> None:
-    draw(visitor, "fox", seed)
-    expect(visitor.locator("#status .wrong")).to_contain_text(answer, timeout=PATIENCE)
-    assert visitor.locator("#status b").count() == 0  # shown as text, never as markup
+def test_a_wrong_wish_is_answered_beside_its_control_in_the_visitors_language(browser: Browser, address: str) -> None:
+    with visiting(browser, address, leaves=True) as visitor:
+        for seed, answer in [("-1", "seed is -1"), ("seven", "write a whole number"), ("<b>1</b>", "'<b>1</b>'")]:
+            draw(visitor, "fox", seed)
+            expect(visitor.locator("#seed-wrong .wrong")).to_contain_text(answer, timeout=PATIENCE)
+            expect(visitor.locator("#seed-wrong .wrong")).to_be_visible()
+            assert visitor.locator("#seed-wrong b").count() == 0  # shown as text, never as markup
+        visitor.get_by_text("Русский").click()
+        expect(visitor.locator("#draw")).to_have_text("Нарисовать", timeout=PATIENCE)
+        draw(visitor, "fox", "-1")
+        expect(visitor.locator("#seed-wrong .wrong")).to_contain_text("зерно: -1", timeout=PATIENCE)
+        visitor.reload()
+        expect(visitor.locator("#draw")).to_have_text("Нарисовать", timeout=PATIENCE)  # the language is remembered
+
+
+def test_the_prompt_is_read_aloud_before_it_is_drawn(visitor: Page) -> None:
+    tell(visitor, "(red:1.3) aple")
+    chips = visitor.locator("#chips")
+    expect(chips.locator(".chip").first).to_have_text(re.compile("red ×1.3"), timeout=PATIENCE)
+    expect(chips.locator(".strange")).to_contain_text("aple")
+    expect(chips.locator(".hint")).to_contain_text("apple")
+    visitor.fill("#prompt textarea", "red apple " * 20)
+    expect(chips.locator(".cut").first).to_contain_text("part 2", timeout=PATIENCE)
+    expect(chips.locator(".count")).to_contain_text("40 tokens")
+    visitor.locator(".example", has_text="panda").click()
+    visitor.locator("#style").get_by_text("Soft").click()
+    expect(chips).to_contain_text("soft", timeout=PATIENCE)
+    expect(visitor.locator("#estimate")).to_contain_text("GB of memory", timeout=PATIENCE)
+
+
+def test_seed_quality_keyboard_and_theme(visitor: Page) -> None:
+    seed = visitor.locator("#seed input, #seed textarea")
+    visitor.click("#dice")
+    expect(seed).to_have_value(re.compile(r"\d+"), timeout=PATIENCE)
+    tell(visitor, "panda", seed="", steps=2)
+    visitor.press("#prompt textarea", "Control+Enter")
+    expect(visitor.locator("#status")).to_contain_text("Drawn in", timeout=PATIENCE)
+    visitor.click("#lock")
+    expect(seed).to_have_value(re.compile(r"\d+"), timeout=PATIENCE)
+    visitor.click("#quality input")
+    visitor.get_by_role("option", name="Draft").click()
+    expect(visitor.locator("#steps input[type=number]")).to_have_value("10", timeout=PATIENCE)
+    visitor.click("#dark")
+    expect(visitor.locator("body")).to_have_class(re.compile("dark"))
+    visitor.click("#delete")
+    expect(visitor.locator("#create-recipe textarea")).to_have_value("", timeout=PATIENCE)
 
 
 def test_two_visitors_see_their_own_pictures(browser: Browser, address: str) -> None:
-    pages = [browser.new_page() for _ in range(2)]
-    for seed, page in enumerate(pages):
-        page.goto(address)
-        draw(page, "red heart, flat style", seed=str(seed))
-    for seed, page in enumerate(pages):
-        expect(page.locator("#status")).to_contain_text(f"with seed {seed}.", timeout=PATIENCE)
-        expect(page.locator("#recipe textarea")).to_have_value(re.compile(f"Seed: {seed},"))
-        page.close()
+    with visiting(browser, address) as first, visiting(browser, address) as second:
+        for seed, page in enumerate([first, second]):
+            draw(page, "red heart, flat style", seed=str(seed))
+        for seed, page in enumerate([first, second]):
+            expect(page.locator("#status")).to_contain_text(f"with seed {seed}.", timeout=PATIENCE)
+            expect(page.locator("#create-recipe textarea")).to_have_value(re.compile(f"Seed: {seed},"))

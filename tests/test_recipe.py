@@ -13,7 +13,7 @@ from stablediff import Request, RequestError
 from stablediff.config import Defaults
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
-from stablediff.recipe import parse, to_request, to_text
+from stablediff.recipe import loras, parse, to_request, to_text
 
 # What belongs to the occasion, not to the picture.
 LEFT_OUT = {"num_images", "init_image", "mask_image", "preview_every"}
@@ -207,3 +207,30 @@ def test_any_text_is_read_or_refused_in_words(text: str):
 )
 def test_a_recipe_made_to_hang_does_not(line: str):
     assert parse(f"a cat\n{line}")["Prompt"] == "a cat"
+
+
+def test_loras_are_named_in_the_recipe():
+    request = Request(prompt="a cat", seed=7).resolve(Defaults())
+    text = to_text(request, 7, "toy", "1.0", [("detail", 0.8), ("a, b: c", 1.0)])
+    assert 'Model: toy, Lora: "detail:0.8, a, b: c:1", ' in text
+    assert loras(text) == "detail:0.8, a, b: c:1"
+    assert_same(to_request(text), request)
+    assert loras(to_text(request, 7, "toy", "1.0")) is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found", "left"),
+    [
+        ("a cat <lora:detail:0.8>, sitting <lora:more:1:0.5>", "detail:0.8, more:1:0.5", "a cat, sitting"),
+        ("<lora:detail:1>a cat", "detail:1", "a cat"),
+        ("a cat", "detail: 0123abcd", "a cat"),
+    ],
+)
+def test_loras_of_the_web_ui(prompt: str, found: str, left: str):
+    """It names them in the prompt, takes them out before it reads it, and adds their hashes."""
+    text = f'{prompt}\nSteps: 20, Seed: 1, Lora hashes: "detail: 0123abcd", Version: v1.10.1'
+    assert loras(text) == found
+    assert to_request(text).prompt == left
+    without = f"{prompt}\nSteps: 20, Seed: 1"
+    assert loras(without) is None
+    assert to_request(without).prompt == prompt

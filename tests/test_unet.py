@@ -230,3 +230,21 @@ def test_full_size_unet_matches_the_reference(config: UNetConfig, record_propert
     found = error(ours, reference, unet_inputs(config, batch=1, size=(32, 32)))
     record_property("max_error", found)
     assert found <= 1e-4
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_learns_what_it_draws_with(causal: bool) -> None:
+    """Short attention takes another way on a CPU when gradients are wanted: same output, same gradients."""
+    q, k, v = (randn(2, tokens, 24, seed=seed) for seed, tokens in enumerate((10, 10, 10)))
+    learnt = [x.clone().requires_grad_() for x in (q, k, v)]
+    output = layers.attend(*learnt, num_heads=3, causal=causal)
+    assert torch.allclose(output, layers.attend(q, k, v, num_heads=3, causal=causal), atol=1e-6)
+
+    output.square().sum().backward()
+    heads = [x.clone().requires_grad_() for x in (q, k, v)]
+    split = [x.unflatten(-1, (3, -1)).transpose(1, 2) for x in heads]
+    torch.nn.functional.scaled_dot_product_attention(*split, is_causal=causal).square().sum().backward()
+    for ours, reference in zip(learnt, heads, strict=True):
+        assert ours.grad is not None
+        assert reference.grad is not None
+        assert torch.allclose(ours.grad, reference.grad, atol=1e-5)

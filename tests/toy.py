@@ -5,8 +5,8 @@ Laid out like SD 1.x, so a latent cell is 8 pixels, and 64x64 pixels are 8x8 cel
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,15 @@ from stablediff.models.tokenizer import Tokenizer, clip_tokenizer
 from stablediff.models.unet import UNet
 from stablediff.models.vae import VAE
 
+_UNET = UNetConfig(
+    channels=(8, 16), num_resnets=1, transformer_depth=(1, 0), num_heads=(2, 2), context_dim=8, norm_groups=4
+)
+
 
 def toy_pipeline(dtype: torch.dtype = torch.float32, **unet: Any) -> Pipeline:
     config = ModelConfig(
         text_encoders=(CLIPConfig(hidden_size=8, intermediate_size=16, num_layers=2, num_heads=2),),
-        unet=UNetConfig(
-            channels=(8, 16),
-            num_resnets=1,
-            transformer_depth=(1, 0),
-            num_heads=(2, 2),
-            context_dim=8,
-            norm_groups=4,
-            **unet,
-        ),
+        unet=replace(_UNET, **unet),
         vae=VAEConfig(channels=(4, 8, 8, 8), num_resnets=1, norm_groups=4),
         defaults=Defaults(num_steps=3, width=64, height=64),
     )
@@ -120,7 +116,6 @@ def no_memory(
 
 
 APPLE: dict[str, Any] = {"prompt": "red apple, flat style", "num_steps": 2, "width": 96, "height": 64}
-GENERATE = import_module("stablediff.generate")  # the package has a function of this name
 
 
 def difference(one: Image.Image, other: Image.Image) -> int:

@@ -34,7 +34,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 _OTHER_KINDS = (
     (
         r".*(lora[._](up|down|A|B)|hada_w1_a|lokr_w1).*",
-        "a LoRA, which changes a model but is none: name the model that it was made for",
+        "a LoRA, which changes a model but is none: name the model that it was made for, and this file with --lora",
     ),
     (r"(model\.diffusion_model\.)?joint_blocks\..*", "Stable Diffusion 3, which has another architecture"),
     (r"(model\.diffusion_model\.)?double_blocks\..*", "Flux, which has another architecture"),

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from stablediff.checkpoints import layouts
 from stablediff.checkpoints.layouts import Source
+from stablediff.checkpoints.progress import Progress, silent
 from stablediff.checkpoints.tensors import TensorSource
 from stablediff.config import ModelConfig
 from stablediff.device import Compute
@@ -37,7 +38,7 @@ class LoadReport:
     dropped: tuple[str, ...] = ()
 
 
-class _NoInit(TorchFunctionMode):
+class NoInit(TorchFunctionMode):
     """Skips the random initialisation of weights that are about to be replaced (on "meta" it even takes seconds)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -53,18 +54,25 @@ class Builder:
     compute: Compute
     dropped: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
+    progress: Progress = silent
+    expected: int = 0  # numbers of all networks together
+    filled: int = 0
     stored: dict[str, int] = field(default_factory=dict)
 
     @staticmethod
     def build(network: Callable[[ConfigT], ModuleT], config: ConfigT) -> ModuleT:
         try:
-            with torch.device("meta"), _NoInit():
+            with torch.device("meta"), NoInit():
                 return network(config).eval().requires_grad_(False)
         except (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError) as error:
             raise CheckpointError(
                 f"the sizes of this {network.__name__} do not fit together ({str(error)[:200]}): the model may be "
                 "damaged, get it again."
             ) from error
+
+    def expect(self, *networks: nn.Module) -> None:
+        """What will be filled, so that progress can be told as a share of it."""
+        self.expected = sum(parameter.numel() for network in networks for parameter in network.state_dict().values())
 
     def fill(
         self,
@@ -91,6 +99,8 @@ class Builder:
                 misshapen.append(f"{source.key} {list(tensors.shapes[source.key])}, not {list(parameter.shape)}")
                 continue
             state[name] = tensors.read(source.key, self._converter(source, parameter.shape, dtype))
+            self.filled += parameter.numel()
+            self.progress("loading", self.filled / max(self.expected, self.filled))
         left = [key for key in used if key not in taken]
         unknown = [key for key in left if not layouts.is_dropped(key, dropped)]
         if missing or misshapen or unknown:

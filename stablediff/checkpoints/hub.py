@@ -4,9 +4,12 @@ import contextlib
 import fnmatch
 import hashlib
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stablediff.checkpoints.locate import LORA_FILE
+from stablediff.checkpoints.progress import Progress, counting_bar, silent
 from stablediff.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -23,9 +26,12 @@ _SETTINGS = (
     "vae/config.json",
 )
 _WEIGHTS = ("text_encoder*/", "unet/", "vae/")
+# A CLIP with both towers, which pictures are scored by.
+_CLIP = ("config.json", "model.safetensors")
+_CLIP_WORDS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 
 
-def download(name: str) -> Path:
+def download(name: str, progress: Progress = silent) -> Path:
     """`owner/name` or `owner/name/file.safetensors` -> a folder or file in the hub's cache on this disk.
 
     Shows progress, takes up broken connections, keeps whole files of a former attempt, and compares each weight file
@@ -48,9 +54,14 @@ def download(name: str) -> Path:
     try:
         info = HfApi().model_info(repo_id, files_metadata=True, timeout=15)
         files = _choose(info, single)
+        sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
+        total, before = max(sum(sizes[file] for file in files), 1), 0
         for file in files:
-            path = Path(hf_hub_download(repo_id, file, revision=info.sha))
+            tell = partial(_tell, progress, before, total)
+            path = Path(hf_hub_download(repo_id, file, revision=info.sha, tqdm_class=counting_bar(tell)))
             _check(path, file, info)
+            before += sizes[file]
+            progress("downloading", min(before / total, 1.0))
     except GatedRepoError as error:
         raise CheckpointError(
             f"{repo_id} asks its users to accept its terms: do that on its page on the hub, then log in (hf auth login)"
@@ -80,6 +91,10 @@ def download(name: str) -> Path:
     return path if single or len(files) == 1 else snapshot
 
 
+def _tell(progress: Progress, before: int, total: int, there: int) -> None:
+    progress("downloading", min((before + there) / total, 1.0))
+
+
 def _remember(snapshot: Path) -> None:
     """Notes in the cache that this is the newest revision, now that all of it is here: it will be found offline."""
     note = snapshot.parent.parent / "refs" / "main"
@@ -103,7 +118,12 @@ def _choose(info: "ModelInfo", single: str) -> list[str]:
     if "model_index.json" in names:
         settings = [n for n in names if any(fnmatch.fnmatch(n, pattern) for pattern in _SETTINGS)]
         return [*settings, *(w for folder in _WEIGHTS for w in _weights(names, folder, info.id))]
+    words = [n for n in names if n in _CLIP_WORDS]
+    if words and set(_CLIP) <= set(names):
+        return [*words, *_CLIP]
     files = [n for n in names if n.endswith(".safetensors") and "/" not in n]
+    if LORA_FILE in files:
+        return [LORA_FILE]
     if len(files) != 1:
         raise CheckpointError(
             f"{info.id} is not a diffusers folder. Name one of its files, as in {info.id}/FILE.safetensors; it has "
@@ -165,7 +185,7 @@ def _from_cache(repo_id: str, single: str, why: str) -> Path:
     path = folder / single
     if single and not path.is_file():
         raise CheckpointError(f"{repo_id}/{single} is not on this disk, and {why}: connect and run this again")
-    if not single and not (folder / "model_index.json").is_file():
+    if not single and not (folder / "model_index.json").is_file() and not (folder / "config.json").is_file():
         files = sorted(folder.glob("*.safetensors"))
         if len(files) != 1:
             raise CheckpointError(f"{repo_id} is not whole on this disk, and {why}: connect and run this again")

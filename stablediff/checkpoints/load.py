@@ -12,6 +12,7 @@ from stablediff.checkpoints.detect import detect_single_file
 from stablediff.checkpoints.fill import Builder, LoadReport
 from stablediff.checkpoints.layouts import Source
 from stablediff.checkpoints.locate import CLIP_MERGES, Location
+from stablediff.checkpoints.progress import Progress, silent
 from stablediff.checkpoints.settings import read_model_config, read_settings
 from stablediff.checkpoints.suggest import suggest_defaults
 from stablediff.checkpoints.tensors import open_tensors
@@ -43,28 +44,28 @@ def load_parts(
     *,
     prediction_type: PredictionType | None = None,
     allow_pickle: bool = False,
+    progress: Progress = silent,
 ) -> Parts:
     """Reads a diffusers folder or a single file. Raises CheckpointError: which tensor, which file, what to do.
 
-    `prediction_type` overrides what the checkpoint says, or what its tensors suggest.
+    `prediction_type` overrides what the checkpoint says, or what its tensors suggest. `progress` hears of every tensor.
     """
     if location.is_file:
-        parts = _load_single_file(location, compute, allow_pickle)
+        parts = _load_single_file(location, Builder(compute, progress=progress), allow_pickle)
     else:
-        parts = _load_folder(location, compute, allow_pickle)
+        parts = _load_folder(location, Builder(compute, progress=progress), allow_pickle)
     if prediction_type is not None:
         schedule = replace(parts.config.schedule, prediction_type=prediction_type)
         parts.config = replace(parts.config, schedule=schedule)
     return parts
 
 
-def _load_folder(location: Location, compute: Compute, allow_pickle: bool) -> Parts:
-    folder = location.path
+def _load_folder(location: Location, builder: Builder, allow_pickle: bool) -> Parts:
+    folder, compute = location.path, builder.compute
     config = read_model_config(folder)
-    builder = Builder(compute)
 
     def fill(module: nn.Module, name: str, dtype: torch.dtype) -> None:
-        tensors = open_tensors(_weight_files(folder / name, allow_pickle), allow_pickle=allow_pickle)
+        tensors = open_tensors(weight_files(folder / name, allow_pickle), allow_pickle=allow_pickle)
         builder.fill(
             module,
             tensors,
@@ -76,19 +77,20 @@ def _load_folder(location: Location, compute: Compute, allow_pickle: bool) -> Pa
         )
 
     names = ["", "_2"][: len(config.text_encoders)]
-    encoders, tokenizers = [], []
-    for suffix, text_config in zip(names, config.text_encoders, strict=True):
-        encoders.append(builder.build(CLIPTextEncoder, text_config))
-        fill(encoders[-1], f"text_encoder{suffix}", compute.dtype)
-        tokenizers.append(read_tokenizer(folder / f"tokenizer{suffix}", text_config))
+    encoders = [builder.build(CLIPTextEncoder, text_config) for text_config in config.text_encoders]
     unet, vae = builder.build(UNet, config.unet), builder.build(VAE, config.vae)
+    builder.expect(*encoders, unet, vae)
+    tokenizers = []
+    for suffix, text_config, encoder in zip(names, config.text_encoders, encoders, strict=True):
+        fill(encoder, f"text_encoder{suffix}", compute.dtype)
+        tokenizers.append(read_tokenizer(folder / f"tokenizer{suffix}", text_config))
     fill(unet, "unet", compute.dtype)
     fill(vae, "vae", compute.vae_dtype(config.vae.force_upcast))
     config = replace(config, defaults=suggest_defaults(config, location.name, folder))
     return Parts(config, encoders, tokenizers, unet, vae, builder.report(config, folder))
 
 
-def _weight_files(folder: Path, allow_pickle: bool) -> list[Path]:
+def weight_files(folder: Path, allow_pickle: bool) -> list[Path]:
     """The files of one part: whole or in shards, in full precision rather than float16, pickles only if allowed."""
     for stem in ("diffusion_pytorch_model", "model"):
         for variant in ("", ".fp16"):
@@ -113,11 +115,11 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _load_single_file(location: Location, compute: Compute, allow_pickle: bool) -> Parts:
+def _load_single_file(location: Location, builder: Builder, allow_pickle: bool) -> Parts:
+    compute = builder.compute
     tensors = open_tensors([location.path], allow_pickle=allow_pickle)
     config = detect_single_file(tensors)
     config = replace(config, defaults=suggest_defaults(config, location.name))
-    builder = Builder(compute)
 
     def below(prefix: str, find: Callable[[str], Source | None]) -> Callable[[str], Source | None]:
         def prefixed(key: str) -> Source | None:
@@ -140,19 +142,20 @@ def _load_single_file(location: Location, compute: Compute, allow_pickle: bool) 
             dropped=(*layouts.LDM_DROPPED, unused) if config.kind == "sd2" else layouts.LDM_DROPPED,
         )
 
-    encoders, tokenizers = [], []
+    encoders = [builder.build(CLIPTextEncoder, text_config) for text_config in config.text_encoders]
+    unet, vae = builder.build(UNet, config.unet), builder.build(VAE, config.vae)
+    builder.expect(*encoders, unet, vae)
+    tokenizers = []
     text_prefixes = layouts.text_prefixes(config.kind, tensors.shapes)
-    for text_config, prefix in zip(config.text_encoders, text_prefixes, strict=True):
+    for text_config, prefix, encoder in zip(config.text_encoders, text_prefixes, encoders, strict=True):
         openclip = f"{prefix}ln_final.weight" in tensors.shapes
         table = layouts.openclip_text(text_config)
-        encoders.append(builder.build(CLIPTextEncoder, text_config))
-        fill(encoders[-1], prefix, table.get if openclip else Source, compute.dtype)
+        fill(encoder, prefix, table.get if openclip else Source, compute.dtype)
         tokenizers.append(
             clip_tokenizer(CLIP_MERGES, pad_id=0 if openclip else None, max_length=text_config.max_length)
         )
 
     unet_table, vae_table = layouts.ldm_unet(config.unet), layouts.ldm_vae(config.vae)
-    unet, vae = builder.build(UNet, config.unet), builder.build(VAE, config.vae)
     fill(unet, layouts.UNET_PREFIX, lambda key: layouts.ldm_source(key, unet_table), compute.dtype)
     vae_dtype = compute.vae_dtype(config.vae.force_upcast)
     fill(vae, layouts.VAE_PREFIX, lambda key: layouts.ldm_source(key, vae_table), vae_dtype)

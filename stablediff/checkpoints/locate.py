@@ -1,15 +1,17 @@
-"""A model's name -> where it lies: the bundled model, a folder or file, or a model on the Hugging Face hub."""
+"""The name of a model or a LoRA -> where it lies: bundled, a folder or file, or on the Hugging Face hub."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from stablediff.checkpoints.progress import Progress, silent
 from stablediff.errors import CheckpointError
 
 ASSETS = Path(__file__).parent.parent / "assets"
 BUNDLED = {"sticker": ASSETS / "sticker"}
 DEFAULT_MODEL = "sticker"
 CLIP_MERGES = ASSETS / "clip" / "merges.txt"
+LORA_FILE = "pytorch_lora_weights.safetensors"  # what diffusers calls it
 
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[\w./ -]+\.safetensors)?")
@@ -27,7 +29,7 @@ class Location:
         return self.path.is_file()
 
 
-def locate(name: str) -> Location:
+def locate(name: str, progress: Progress = silent) -> Location:
     """Finds a model by name, path or hub id ("owner/name"). Raises CheckpointError that lists what there is.
 
     A path that exists wins over a hub id; the bundled names win over both, write `./sticker` for a folder of that name.
@@ -50,11 +52,73 @@ def locate(name: str) -> Location:
         raise CheckpointError(f"cannot look at {name[:200]}: {error.strerror}. {_choices()}") from error
     except RuntimeError as error:
         raise CheckpointError(f"there is no user {name.split('/')[0][:50]!r} here: {_choices()}") from error
-    if _HUB_NAME.fullmatch(name) and ".." not in name and not name.startswith((".", "/", "~")):
+    if _is_hub_name(name):
         from stablediff.checkpoints.hub import download
 
-        return Location(name, download(name))
+        return Location(name, download(name, progress))
     raise CheckpointError(f"there is no model {name[:200]!r}: {_choices()}")
+
+
+def locate_lora(name: str) -> Location:
+    """Finds a LoRA: a .safetensors file, a folder that holds one, or a hub id. Raises CheckpointError."""
+    choices = f"choose a .safetensors file, a folder with {LORA_FILE}, or a hub id such as owner/name"
+    try:
+        path = Path(name).expanduser()
+        if name and path.is_dir():
+            folder = path.resolve()
+            # A training run writes to NAME/model.
+            return Location(folder.parent.name if folder.name == "model" else folder.name, _only_lora(path))
+        if path.is_file():
+            return Location(path.stem, _only_safetensors(path))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"cannot look at {name[:200]!r} ({error}): {choices}") from error
+    if _is_hub_name(name):
+        from stablediff.checkpoints.hub import download
+
+        path = download(name)
+        return Location(name, _only_lora(path) if path.is_dir() else _only_safetensors(path))
+    raise CheckpointError(f"there is no LoRA {name[:200]!r}: {choices}")
+
+
+def locate_clip(name: str) -> Location:
+    """Finds a CLIP with both towers: a folder with config.json, or a hub id. Raises CheckpointError."""
+    choices = (
+        "name a folder with config.json, model.safetensors and tokenizer files, or a hub id such as "
+        "openai/clip-vit-large-patch14"
+    )
+    path = Path(name)
+    if path.is_dir() or not _is_hub_name(name):
+        if not (path / "config.json").is_file():
+            raise CheckpointError(f"there is no CLIP in {name[:200]}: {choices}")
+        return Location(path.resolve().name, path)
+    from stablediff.checkpoints.hub import download
+
+    path = download(name)
+    if not path.is_dir():
+        raise CheckpointError(f"{name} on the hub is no CLIP with both towers: {choices}")
+    return Location(name, path)
+
+
+def _only_lora(folder: Path) -> Path:
+    if (folder / LORA_FILE).is_file():
+        return folder / LORA_FILE
+    if (folder / "model_index.json").is_file():
+        raise CheckpointError(f"{folder} is a whole model and no LoRA: give it with --model")
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) != 1:
+        found = f"several files ({', '.join(file.name for file in files[:5])})" if files else "no .safetensors file"
+        raise CheckpointError(f"{folder} holds {found}: name the file of the LoRA")
+    return files[0]
+
+
+def _only_safetensors(path: Path) -> Path:
+    if path.suffix.lower() != ".safetensors":
+        raise CheckpointError(f"{path} does not end in .safetensors, and only such files are read as LoRA: choose one")
+    return path
+
+
+def _is_hub_name(name: str) -> bool:
+    return bool(_HUB_NAME.fullmatch(name)) and ".." not in name and not name.startswith((".", "/", "~"))
 
 
 def _choices() -> str:

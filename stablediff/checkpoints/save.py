@@ -5,12 +5,16 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from stablediff.checkpoints.suggest import DEFAULTS
 from stablediff.config import CLIPConfig, ModelConfig, UNetConfig, VAEConfig
 from stablediff.errors import CheckpointError
 from stablediff.models.clip import CLIPTextEncoder
@@ -30,8 +34,13 @@ def save_parts(
     unet: UNet,
     vae: VAE,
     overwrite: bool = False,
+    dtype: torch.dtype | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes beside `folder` first and renames at the end; killed at any moment, the former model is still found."""
+    """Writes beside `folder` first and renames at the end; killed at any moment, the former model is still found.
+
+    `dtype` is the precision on disk (None: the networks' own); `texts` are further files by name.
+    """
     if folder.exists() and not overwrite:
         raise CheckpointError(f"{folder} exists already: choose another name, or overwrite=True")
     try:
@@ -55,17 +64,20 @@ def save_parts(
             projected = encoder.config.projection_size is not None
             architecture = "CLIPTextModelWithProjection" if projected else "CLIPTextModel"
             index[f"text_encoder{suffix}"] = ["transformers", architecture]
-            _write_json(draft / f"text_encoder{suffix}" / "config.json", _clip_settings(encoder.config, architecture))
-            _write_weights(draft / f"text_encoder{suffix}" / "model.safetensors", encoder, rename=_transformers_name)
-            index[f"tokenizer{suffix}"] = ["transformers", _write_tokenizer(draft / f"tokenizer{suffix}", tokenizer)]
+            write_json(draft / f"text_encoder{suffix}" / "config.json", clip_settings(encoder.config, architecture))
+            write_weights(draft / f"text_encoder{suffix}" / "model.safetensors", encoder, transformers_name, dtype)
+            index[f"tokenizer{suffix}"] = ["transformers", write_tokenizer(draft / f"tokenizer{suffix}", tokenizer)]
         cells = config.defaults.width // config.vae.downscale
-        _write_json(draft / "unet" / "config.json", _unet_settings(config.unet) | {"sample_size": cells})
-        _write_weights(draft / "unet" / "diffusion_pytorch_model.safetensors", unet)
-        _write_json(draft / "vae" / "config.json", _vae_settings(config.vae) | {"sample_size": config.defaults.width})
-        _write_weights(draft / "vae" / "diffusion_pytorch_model.safetensors", vae)
-        _write_json(draft / "scheduler" / "scheduler_config.json", _schedule_settings(config))
-        _write_json(draft / "model_index.json", index)
-        _replace_folder(draft, folder)
+        write_json(draft / "unet" / "config.json", _unet_settings(config.unet) | {"sample_size": cells})
+        write_weights(draft / "unet" / "diffusion_pytorch_model.safetensors", unet, dtype=dtype)
+        write_json(draft / "vae" / "config.json", vae_settings(config.vae) | {"sample_size": config.defaults.width})
+        write_weights(draft / "vae" / "diffusion_pytorch_model.safetensors", vae, dtype=dtype)
+        write_json(draft / "scheduler" / "scheduler_config.json", _schedule_settings(config))
+        write_json(draft / "model_index.json", index)
+        write_json(draft / DEFAULTS, asdict(config.defaults))
+        for name, text in (texts or {}).items():
+            (draft / name).write_text(text, encoding="utf-8")
+        replace_folder(draft, folder)
     except OSError as error:
         raise CheckpointError(
             f"cannot save {folder}: {error.strerror or error}. Free some space or choose another place; "
@@ -75,7 +87,7 @@ def save_parts(
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _replace_folder(draft: Path, folder: Path) -> None:
+def replace_folder(draft: Path, folder: Path) -> None:
     """Puts `draft` in the place of `folder`; between the two renames, `locate` finds the former one."""
     draft.chmod(0o755)  # temporary folders are private
     _sync_tree(draft)
@@ -89,16 +101,17 @@ def _replace_folder(draft: Path, folder: Path) -> None:
         if previous.exists():
             previous.rename(folder)
         raise
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
 def _sync_tree(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        _sync(path)
+        sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
     with contextlib.suppress(PermissionError):  # Windows does not open folders
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -107,24 +120,28 @@ def _sync(path: Path) -> None:
             os.close(handle)
 
 
-def _write_json(path: Path, settings: dict[str, Any]) -> None:
+def write_json(path: Path, settings: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_weights(path: Path, module: nn.Module, rename: Any = lambda name: name) -> None:
+def write_weights(
+    path: Path, module: nn.Module, rename: Any = lambda name: name, dtype: torch.dtype | None = None
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {rename(name): t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
+    state = {
+        rename(name): t.detach().to("cpu", dtype or t.dtype).contiguous() for name, t in module.state_dict().items()
+    }
     save_file(state, path, metadata={"format": "pt"})
     path.chmod(0o644)
 
 
-def _transformers_name(name: str) -> str:
+def transformers_name(name: str) -> str:
     """All versions of transformers read this prefix; only the newest do without it."""
     return name if name.startswith("text_projection") else f"text_model.{name}"
 
 
-def _write_tokenizer(folder: Path, tokenizer: Tokenizer) -> str:
+def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> str:
     """-> the name of the class that transformers reads it with."""
     folder.mkdir(parents=True, exist_ok=True)
     backend = tokenizer.backend
@@ -138,7 +155,7 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer) -> str:
         (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n", encoding="utf-8")
     else:
         backend.save(str(folder / "tokenizer.json"))
-    _write_json(
+    write_json(
         folder / "tokenizer_config.json",
         {
             "tokenizer_class": name,
@@ -152,7 +169,7 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer) -> str:
     return name
 
 
-def _clip_settings(config: CLIPConfig, architecture: str) -> dict[str, Any]:
+def clip_settings(config: CLIPConfig, architecture: str) -> dict[str, Any]:
     return {
         "architectures": [architecture],
         "model_type": "clip_text_model",
@@ -200,7 +217,7 @@ def _unet_settings(config: UNetConfig) -> dict[str, Any]:
     }
 
 
-def _vae_settings(config: VAEConfig) -> dict[str, Any]:
+def vae_settings(config: VAEConfig) -> dict[str, Any]:
     levels = len(config.channels)
     return {
         "_class_name": "AutoencoderKL",

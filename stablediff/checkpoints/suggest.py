@@ -6,10 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from stablediff.config import Defaults, ModelConfig
+from stablediff.diffusion.samplers import SAMPLERS
+from stablediff.errors import CheckpointError
+
+DEFAULTS = "defaults.json"
 
 
 def suggest_defaults(config: ModelConfig, name: str, folder: Path | None = None) -> Defaults:
-    """Steps, guidance, sampler and size. Distilled models (LCM, Turbo, Lightning) need few steps and no guidance."""
+    """Steps, guidance, sampler and size. Distilled models (LCM, Turbo, Lightning) need few steps and no guidance.
+
+    Models that were saved here say so themselves. Raises CheckpointError if they say nonsense.
+    """
+    if folder is not None and (folder / DEFAULTS).is_file():
+        return _saved(folder / DEFAULTS)
     scheduler = _read(folder / "scheduler" / "scheduler_config.json") if folder else {}
     scheduler_class = str(scheduler.get("_class_name", ""))
     side = _side(config, folder)
@@ -24,6 +33,19 @@ def suggest_defaults(config: ModelConfig, name: str, folder: Path | None = None)
     if config.kind == "custom":
         return Defaults(num_steps=25, guidance_scale=4.0, sampler="ddim", width=side, height=side)
     return Defaults(guidance_scale=6.0 if config.kind == "sdxl" else 7.5, width=side, height=side)
+
+
+def _saved(path: Path) -> Defaults:
+    try:
+        saved = Defaults(**_read(path))
+        whole = (saved.num_steps, saved.width, saved.height)
+        if not all(type(number) is int and 0 < number <= 10_000 for number in whole):
+            raise ValueError(f"{whole} are not steps, width and height")
+        if saved.sampler not in SAMPLERS or not 0 <= saved.guidance_scale <= 100:
+            raise ValueError(f"sampler {saved.sampler!r} with guidance {saved.guidance_scale!r} is not possible")
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"cannot use {path} ({error}): mend or delete this file.") from error
+    return saved
 
 
 def _words(name: str) -> str:

@@ -47,12 +47,14 @@ class SafetensorsSource:
     def __init__(self, files: Sequence[Path]) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
+        self.metadata: dict[str, str] = {}
         self._file_of: dict[str, Path] = {}
         self._mappings: dict[Path, Any] = {}
         self._passing: tuple[Path, Any] | None = None
         self._passed_bytes = 0
         for file in files:
             self._mappings[file] = mapping = _map(file)
+            self.metadata |= mapping.metadata() or {}
             for name in mapping.keys():  # noqa: SIM118 (not a dictionary)
                 view = mapping.get_slice(name)
                 self.shapes[name], self.dtypes[name] = tuple(view.get_shape()), view.get_dtype()

@@ -47,7 +47,8 @@ class NoiseSchedule:
         self.alphas_cumprod = (1 - self.betas).cumprod(0)
         if config.rescale_zero_snr:
             # Pure noise would be σ = ∞. The usual stand-in is σ = 4096; more, where the timestep before has as much.
-            self.alphas_cumprod[-1] = min(2**-24, self.alphas_cumprod[-2].item() / 2)
+            before = self.alphas_cumprod[-2].item()
+            self.alphas_cumprod[-1] = 2**-24 if before > 2**-24 else before / 2
         self.sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
         self._log_sigmas: list[float] = self.sigmas.log().tolist()
 
@@ -64,8 +65,17 @@ class NoiseSchedule:
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """q(x_t | x_0): x0 and noise (B,…), t (B,) integers -> x_t (B,…)."""
-        alpha_bar = self.alphas_cumprod.to(x0.device)[t].view(-1, *[1] * (x0.ndim - 1))
-        return alpha_bar.sqrt().to(x0.dtype) * x0 + (1 - alpha_bar).sqrt().to(x0.dtype) * noise
+        signal, rest = self.roots(t, x0)
+        return signal * x0 + rest * noise
+
+    def roots(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and √(1 - ᾱ_t) in the type of `like` (B,…), and to be multiplied with it: t (B,) -> (B,1,…) each.
+
+        They are taken in float64 before they go to the device, because not every device has it (MPS).
+        """
+        roots = torch.stack([self.alphas_cumprod.sqrt(), (1 - self.alphas_cumprod).sqrt()])
+        signal, noise = roots.to(like.dtype).to(like.device)[:, t].view(2, -1, *[1] * (like.ndim - 1))
+        return signal, noise
 
     def sigma_to_t(self, sigma: float) -> float:
         """The timestep with this noise level, between two whole ones if need be (linear in log σ)."""

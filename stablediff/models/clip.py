@@ -21,17 +21,17 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 class CLIPAttention(nn.Module):
-    """Each token attends to itself and to those before it: (B,T,D) -> (B,T,D)."""
+    """Each token attends to itself and to those before it, or (not causal) to all: (B,T,D) -> (B,T,D)."""
 
-    def __init__(self, config: CLIPConfig) -> None:
+    def __init__(self, config: CLIPConfig, causal: bool) -> None:
         super().__init__()
         dim = config.hidden_size
-        self.num_heads = config.num_heads
+        self.num_heads, self.causal = config.num_heads, causal
         self.q_proj, self.k_proj, self.v_proj = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.out_proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out_proj(attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.num_heads, causal=True))
+        return self.out_proj(attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.num_heads, causal=self.causal))
 
 
 class CLIPMLP(nn.Module):
@@ -50,10 +50,10 @@ class CLIPMLP(nn.Module):
 class CLIPLayer(nn.Module):
     """(B,T,D) -> (B,T,D)."""
 
-    def __init__(self, config: CLIPConfig) -> None:
+    def __init__(self, config: CLIPConfig, causal: bool) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = CLIPAttention(config)
+        self.self_attn = CLIPAttention(config, causal)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = CLIPMLP(config)
 
@@ -77,9 +77,9 @@ class CLIPEmbeddings(nn.Module):
 class CLIPEncoder(nn.Module):
     """The layers, one after another."""
 
-    def __init__(self, config: CLIPConfig) -> None:
+    def __init__(self, config: CLIPConfig, causal: bool = True) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(CLIPLayer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(CLIPLayer(config, causal) for _ in range(config.num_layers))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B,T,D) -> the output of every layer, the input first."""

@@ -20,20 +20,24 @@ class Span(NamedTuple):
 
 def parse_emphasis(prompt: str) -> list[Span]:
     """The prompt's pieces in order, without its weight marks; neighbours of one weight are joined."""
-    spans: list[Span] = []
-    opened: list[tuple[str, int]] = []  # each open bracket, and the number of spans before it
+    pieces: list[str | int] = []  # text, and the brackets by their numbers: opened as they are, closed as ~number
+    factors: list[float] = []  # of each bracket
+    opened: list[tuple[str, int]] = []  # those still open, with their numbers
 
     def close(bracket: str, factor: float) -> bool:
         if not opened or opened[-1][0] != bracket:
             return False
-        start = opened.pop()[1]
-        spans[start:] = [Span(text, weight * factor) for text, weight in spans[start:]]
+        number = opened.pop()[1]
+        factors[number] = factor
+        pieces.append(~number)
         return True
 
     for match in _TOKEN.finditer(prompt):
         piece = match.group()
         if piece in "([" and len(opened) < _MAX_DEPTH:
-            opened.append((piece, len(spans)))
+            opened.append((piece, len(factors)))
+            pieces.append(len(factors))
+            factors.append(1.0)
         elif match.group(1) is not None and close("(", float(match.group(1))):
             pass
         elif piece == ")" and close("(", _STEP):
@@ -41,18 +45,24 @@ def parse_emphasis(prompt: str) -> list[Span]:
         elif piece == "]" and close("[", 1 / _STEP):
             pass
         else:
-            spans.append(Span(piece[1:] if len(piece) == 2 and piece[0] == "\\" else piece, 1.0))
+            pieces.append(piece[1:] if len(piece) == 2 and piece[0] == "\\" else piece)
     while opened:
         bracket = opened[-1][0]
         close(bracket, _STEP if bracket == "(" else 1 / _STEP)
-    return _join(spans)
+    return _weigh(pieces, factors)
 
 
-def _join(spans: list[Span]) -> list[Span]:
-    joined: list[Span] = []
-    for text, weight in spans:
-        if joined and math.isclose(joined[-1].weight, weight, rel_tol=1e-9):
-            joined[-1] = Span(joined[-1].text + text, weight)
+def _weigh(pieces: list[str | int], factors: list[float]) -> list[Span]:
+    """Text takes the product of all brackets about it."""
+    weights = [1.0]
+    runs: list[tuple[list[str], float]] = []
+    for piece in pieces:
+        if isinstance(piece, str):
+            if not runs or not math.isclose(runs[-1][1], weights[-1], rel_tol=1e-9):
+                runs.append(([], weights[-1]))
+            runs[-1][0].append(piece)
+        elif piece >= 0:
+            weights.append(weights[-1] * factors[piece])
         else:
-            joined.append(Span(text, weight))
-    return joined
+            weights.pop()
+    return [Span("".join(texts), weight) for texts, weight in runs]

@@ -6,7 +6,7 @@ several chunks, each with its own start and end; a chunk ends between two words,
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -103,7 +103,7 @@ def clip_tokenizer(merges_file: Path, pad_id: int | None = None, max_length: int
     OpenAI's tower pads with end tokens, OpenCLIP's with 0: pass `pad_id`.
     """
     merges = read_merges(merges_file)
-    letters = _byte_letters()
+    letters = byte_letters()
     symbols = [*letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in merges), CLIP_START, CLIP_END]
     return clip_bpe({symbol: i for i, symbol in enumerate(symbols)}, merges, pad_id, max_length)
 
@@ -136,7 +136,22 @@ def clip_bpe(
     return Tokenizer(backend, vocabulary[CLIP_START], end, end if pad_id is None else pad_id, max_length)
 
 
-def _byte_letters() -> list[str]:
+_PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+
+
+def byte_letters() -> list[str]:
     """One printable letter for each of the 256 bytes, in CLIP's order: printable bytes first, then the others."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+    return [chr(b) for b in _PRINTABLE] + [chr(256 + i) for i in range(256 - len(_PRINTABLE))]
+
+
+@cache
+def _letter_bytes() -> dict[str, int]:
+    numbers = [*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE)]
+    return dict(zip(byte_letters(), numbers, strict=True))
+
+
+def spell(symbols: str) -> str:
+    """The text of a token, or of several in a row: undoes `byte_letters`."""
+    bytes_of = _letter_bytes()
+    letters = symbols.replace("</w>", "")
+    return bytes(bytes_of.get(letter, ord("?")) for letter in letters).decode("utf-8", errors="replace")

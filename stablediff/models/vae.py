@@ -3,12 +3,12 @@
 from itertools import pairwise
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stablediff.config import VAEConfig
-from stablediff.models.layers import Attention, Downsample, ResnetBlock, Upsample
+from stablediff.models.fold import FoldedUpsample
+from stablediff.models.layers import Attention, Downsample, ResnetBlock
 
 _EPS = 1e-6  # the U-Net's residual blocks use 1e-5
 
@@ -75,7 +75,7 @@ class DecoderBlock(nn.Module):
         super().__init__()
         widths = [in_ch] + [out_ch] * (config.num_resnets + 1)
         self.resnets = nn.ModuleList(_resnet(a, b, config) for a, b in pairwise(widths))
-        self.upsamplers = nn.ModuleList([] if is_last else [Upsample(out_ch)])
+        self.upsamplers = nn.ModuleList([] if is_last else [FoldedUpsample(out_ch)])
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in (*self.resnets, *self.upsamplers):
@@ -151,42 +151,3 @@ class VAE(nn.Module):
         z = latents / self.config.scaling_factor
         h = self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
         return F.pixel_shuffle(h, self.config.patch_size)
-
-    def decode_tiled(self, latents: Tensor, tile_pixels: int = 512) -> Tensor:
-        """`decode` in square tiles that overlap by a quarter, blended: little memory, nearly equal.
-
-        Not exactly equal, because group norms and the middle's attention see one tile at a time.
-        """
-        tile = max(tile_pixels // self.config.downscale, 4)
-        overlap = tile // 4
-        height, width = latents.shape[-2:]
-        if height <= tile and width <= tile:
-            return self.decode(latents)
-        scale = self.config.downscale
-        out = latents.new_zeros(len(latents), self.config.image_channels, height * scale, width * scale)
-        weight = latents.new_zeros(1, 1, height * scale, width * scale)
-        for top in _tile_starts(height, tile, overlap):
-            for left in _tile_starts(width, tile, overlap):
-                piece = self.decode(latents[:, :, top : top + tile, left : left + tile])
-                ramp = _blend_weights(piece.shape[-2], overlap * scale, piece)[:, None] * _blend_weights(
-                    piece.shape[-1], overlap * scale, piece
-                )
-                rows = slice(top * scale, top * scale + piece.shape[-2])
-                columns = slice(left * scale, left * scale + piece.shape[-1])
-                out[:, :, rows, columns] += piece * ramp
-                weight[:, :, rows, columns] += ramp
-        return out / weight
-
-
-def _tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """First cells of tiles that cover `length` cells; the last tile is moved back so that all have the same size."""
-    if length <= tile:
-        return [0]
-    return [*range(0, length - tile, tile - overlap), length - tile]
-
-
-def _blend_weights(length: int, overlap: int, like: Tensor) -> Tensor:
-    """(length,) rising from near 0 over `overlap` pixels at both ends: a tile's edges count little."""
-    distance = torch.arange(length, device=like.device, dtype=torch.float32)
-    distance = torch.minimum(distance, distance.flip(0)) + 1
-    return (distance / overlap).clamp(max=1).to(like.dtype)

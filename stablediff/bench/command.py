@@ -1,0 +1,69 @@
+"""`python -m stablediff bench`: this package and others, side by side on this machine."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from stablediff.bench.engines import ENGINES
+from stablediff.bench.report import write_report
+from stablediff.bench.results import collect
+from stablediff.bench.run import Settings, run
+from stablediff.bench.workloads import LANES, choose_workloads
+from stablediff.errors import RequestError
+
+
+def add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_bench)
+    parser.add_argument("--workloads", metavar="A,B", help="some of sd15, turbo, lcm, sdxl, sticker (default: all)")
+    parser.add_argument("--engines", metavar="A,B", help=f"some of {', '.join(ENGINES)} (default: all)")
+    parser.add_argument("--lanes", metavar="A,B", help=f"some of {', '.join(LANES)} (default: all)")
+    parser.add_argument("--threads", type=int, default=_cores(), metavar="N", help="for every engine (default: cores)")
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="processes an engine (default: 2)")
+    parser.add_argument("--pictures", type=int, default=3, metavar="N", help="warm ones a process (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="tiny networks: does it work? It says nothing about speed")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is there from before")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="models and results (default: runs/bench)")
+    parser.add_argument("--report", type=Path, metavar="FOLDER", help="the tables and plots (default: OUT/report)")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    for name in ("threads", "rounds", "pictures"):
+        if not 1 <= getattr(arguments, name) <= 1000:
+            raise RequestError(f"--{name} is {getattr(arguments, name)}: choose 1 to 1000")
+    out = arguments.out or Path("runs") / ("bench-quick" if arguments.quick else "bench")
+    settings = Settings(
+        out=out,
+        workloads=choose_workloads(arguments.workloads, quick=arguments.quick),
+        engines=_some_of("engine", arguments.engines, tuple(ENGINES)),
+        lanes=_some_of("lane", arguments.lanes, LANES),
+        threads=arguments.threads,
+        quick=arguments.quick,
+        rounds=arguments.rounds,
+        pictures=arguments.pictures,
+    )
+    if arguments.fresh:
+        _forget(settings)
+    run(settings, lambda line: print(line, file=sys.stderr, flush=True))
+    print(write_report(collect(settings), arguments.report or out / "report"))
+    return 0
+
+
+def _some_of(what: str, names: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    wanted = tuple(name.strip() for name in (names or "").split(",") if name.strip())
+    for name in wanted:
+        if name not in known:
+            raise RequestError(f"there is no {what} {name[:40]!r}: choose some of {', '.join(known)}")
+    return tuple(name for name in known if name in wanted) or known
+
+
+def _forget(settings: Settings) -> None:
+    """Results, not the models, which take long to make."""
+    for workload in settings.workloads:
+        folder = settings.out / workload.name
+        for path in (folder / "settings.json", folder / "peaks.json", *folder.glob("*-*.*")):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,54 @@
+"""This package, as `generate` uses it."""
+
+import torch
+from torch import Tensor
+
+from stablediff.bench.material import Material
+from stablediff.bench.workloads import PROMPT
+from stablediff.conditioning import ConditionedUNet, Conditioning
+from stablediff.fallback import dtype_of
+from stablediff.generate import Result, generate
+from stablediff.images import to_pixels
+from stablediff.pipeline import load
+from stablediff.request import Request
+from stablediff.version import __version__
+
+
+class Ours:
+    def __init__(self, material: Material, lane: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.inputs, self.workload = material.inputs, material.workload
+        self.pipeline = load(material.folder, device="cpu", dtype=lane)
+
+    def version(self) -> str:
+        return f"stablediff {__version__}, torch {torch.__version__}"
+
+    def begin(self) -> None:
+        inputs = self.inputs
+        conditioning = Conditioning(inputs["context"], inputs.get("pooled"), inputs.get("size_ids"))
+        scale = inputs["guidance"][0].item() if "guidance" in inputs else 1.0
+        self.unet = ConditionedUNet(self.pipeline.unet, conditioning, 1, scale)
+
+    def forward(self, x: Tensor, t: float) -> Tensor:
+        return self.unet(x, t, with_uncond=False).float()
+
+    def picture(self, seed: int) -> Tensor:
+        """As other programs draw it that take a prompt and a seed: (1,3,H,W)."""
+        workload = self.workload
+        request = Request(
+            PROMPT,
+            num_steps=workload.steps,
+            guidance_scale=workload.guidance,
+            sampler="euler",
+            spacing="trailing",
+            seed=seed,
+            width=workload.width,
+            height=workload.height,
+        )
+        *_, result = generate(self.pipeline, request)
+        if not isinstance(result, Result):
+            raise TypeError("generate ended without a result")
+        return to_pixels(result.images[0], 3)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.pipeline.vae.decode(latents.to(dtype_of(self.pipeline.vae))).float()

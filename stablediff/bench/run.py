@@ -1,0 +1,192 @@
+"""Runs engines one after the other, each in a process of its own, and keeps every result as soon as it is there."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stablediff.bench.engines import ENGINES
+from stablediff.bench.workloads import Workload
+from stablediff.device import cpu_computes_bfloat16
+from stablediff.errors import RequestError
+from stablediff.version import __version__
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`pictures` warm ones follow a cold one in each of `rounds` processes; the order of engines alternates."""
+
+    out: Path
+    workloads: tuple[Workload, ...]
+    engines: tuple[str, ...]
+    lanes: tuple[str, ...]
+    threads: int
+    quick: bool = False
+    rounds: int = 2
+    pictures: int = 3
+
+    def about(self) -> dict[str, Any]:
+        """What must be equal for results to stand side by side."""
+        kept = {"quick": self.quick, "threads": self.threads, "rounds": self.rounds, "pictures": self.pictures}
+        return {**kept, "stablediff": __version__, "torch": torch.__version__}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One engine's process."""
+
+    workload: Workload
+    engine: str
+    lane: str
+    round: int
+
+    def path(self, out: Path) -> Path:
+        return out / self.workload.name / f"{self.engine}-{self.lane}-{self.round}.json"
+
+    def outputs(self, out: Path) -> Path:
+        return self.path(out).with_suffix(".safetensors")
+
+
+def turns(settings: Settings) -> Iterator[Turn]:
+    """Rounds go to and fro, so that a machine that gets warmer, or busier, is unfair to nobody."""
+    for workload in settings.workloads:
+        for number in range(settings.rounds):
+            order = [
+                (lane, engine)
+                for lane in settings.lanes
+                for engine in settings.engines
+                if lane in ENGINES[engine].lanes
+            ]
+            for lane, engine in order if number % 2 == 0 else reversed(order):
+                yield Turn(workload, engine, lane, number)
+
+
+def run(settings: Settings, say: Say) -> None:
+    """Leaves a JSON file a turn under `settings.out`. What is there already is not done again."""
+    for workload in settings.workloads:
+        _check_settings(settings, settings.out / workload.name)
+    for workload in settings.workloads:
+        flops = settings.out / workload.name / "flops.json"
+        if not flops.is_file():
+            say(f"{workload.name}: making the model")
+            _process(settings, workload, "material", flops)
+        peaks = settings.out / workload.name / "peaks.json"
+        if not peaks.is_file():
+            say(f"{workload.name}: measuring what this CPU can do")
+            _process(settings, workload, "peaks", peaks)
+        if "openvino" in settings.engines and all(map(_installed, ENGINES["openvino"].needs)):
+            say(f"{workload.name}: converting for OpenVINO")
+            report = settings.out / workload.name / "openvino.json"
+            failure = _process(settings, workload, "convert", report, {"engine": "openvino", "lane": "float32"})
+            say(f"  {failure}" if failure else "  done")
+    todo = list(turns(settings))
+    for number, turn in enumerate(todo, 1):
+        name = f"[{number}/{len(todo)}] {turn.workload.name} {turn.lane} {turn.engine}, round {turn.round + 1}"
+        path = turn.path(settings.out)
+        if read_result(path).get("status") == "done":
+            say(f"{name}: kept from before")
+            continue
+        result = _take(settings, turn)
+        path.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        warm = sorted(result.get("warm", []))
+        say(
+            f"{name}: {warm[len(warm) // 2]:.3g} s a picture"
+            if warm
+            else f"{name}: {result['status']}, {result['why']}"
+        )
+
+
+def _take(settings: Settings, turn: Turn) -> dict[str, Any]:
+    if turn.lane == "bfloat16" and not cpu_computes_bfloat16():
+        return {"status": "unable", "why": "this CPU has no bfloat16 arithmetic"}
+    path = turn.path(settings.out).with_suffix(".part")
+    more = {
+        "engine": turn.engine,
+        "lane": turn.lane,
+        "pictures": settings.pictures,
+        "outputs": str(turn.outputs(settings.out)),
+        "draws_whole": draws_whole(settings, turn),
+    }
+    failure = _process(settings, turn.workload, "measure", path, more)
+    if failure is not None:
+        return {"status": "failed", "why": failure}
+    result = read_result(path)
+    path.unlink()
+    return result
+
+
+def draws_whole(settings: Settings, turn: Turn) -> bool:
+    """Whether this engine also draws a picture from the prompt, for those to be compared with that do nothing else."""
+    peer = "stable_diffusion_cpp"
+    wanted = any(peer in ENGINES[engine].needs for engine in settings.engines) and _installed(peer)
+    return wanted and turn.engine == "stablediff" and turn.lane == "float32" and turn.workload.name == "sd15"
+
+
+def _process(
+    settings: Settings, workload: Workload, task: str, out: Path, more: dict[str, Any] | None = None
+) -> str | None:
+    """-> None, or what went wrong, in a line. Ctrl+C ends the process too, and loses only its own turn."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    spec = {
+        "task": task,
+        "workload": workload.name,
+        "quick": settings.quick,
+        "folder": str(settings.out / workload.name / "material"),
+        "threads": settings.threads,
+        "out": str(out),
+        **(more or {}),
+    }
+    path = out.with_suffix(".spec")
+    path.write_text(json.dumps(spec), encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "stablediff.bench.worker", str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
+    path.unlink()
+    if done.returncode == 0:
+        return None
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    why = lines[-1].strip()[:300] if lines else f"it ended with {done.returncode}"
+    if task in ("peaks", "material"):
+        raise RequestError(f"the bench cannot begin: {why}")
+    return why
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """{} for what is not there, or was cut off."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _check_settings(settings: Settings, folder: Path) -> None:
+    """Raises RequestError rather than mixing what cannot be compared."""
+    path = folder / "settings.json"
+    before, now = read_result(path), settings.about()
+    if before and before != now:
+        other = next(name for name in now if before.get(name) != now[name])
+        raise RequestError(
+            f"{folder} has results with {other} {before.get(other)}, not {now[other]}: choose another --out, or "
+            "--fresh to begin anew"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(now, indent=1), encoding="utf-8")
+
+
+def workload_about(workload: Workload) -> dict[str, Any]:
+    """For the report: without the networks' sizes."""
+    return {name: value for name, value in asdict(workload).items() if name != "config"}

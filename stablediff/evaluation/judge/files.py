@@ -1,0 +1,48 @@
+"""The judge on disk: `judge.json` and `judge.safetensors` in float16."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from stablediff.errors import EvaluationError
+from stablediff.evaluation.judge.network import Judge, JudgeConfig
+
+SETTINGS, WEIGHTS = "judge.json", "judge.safetensors"
+_REMEDY = "train one: python -m stablediff evaluate judge configs/judge.toml"
+
+
+def save_judge(judge: Judge, folder: Path) -> None:
+    """Writes both files, each whole or not at all. Raises EvaluationError where the disk is full."""
+    tensors = {name: value.detach().cpu().half().contiguous() for name, value in judge.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f".{WEIGHTS}.{os.getpid()}"
+        save_file(tensors, draft)
+        draft.chmod(0o644)  # the library keeps it private
+        draft.replace(folder / WEIGHTS)
+        draft = folder / f".{SETTINGS}.{os.getpid()}"
+        draft.write_text(json.dumps(asdict(judge.config), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        draft.replace(folder / SETTINGS)
+    except (OSError, SafetensorError) as error:
+        raise EvaluationError(f"cannot save the judge to {folder} ({error}): free some space") from error
+
+
+def load_judge(folder: Path) -> Judge:
+    """In float32, ready to judge. Raises EvaluationError."""
+    if not (folder / SETTINGS).is_file():
+        raise EvaluationError(f"there is no judge in {folder}: {_REMEDY}, or name its folder with --judge")
+    try:
+        fields = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        config = JudgeConfig(**{name: tuple(value) for name, value in fields.items()})
+        judge = Judge(config)
+        judge.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise EvaluationError(f"the judge in {folder} cannot be read ({str(error)[:200]}): {_REMEDY}") from error
+    if not all(torch.isfinite(value).all() for value in judge.state_dict().values()):
+        raise EvaluationError(f"the judge in {folder} holds NaN or infinity: {_REMEDY}")
+    return judge.eval().requires_grad_(requires_grad=False)

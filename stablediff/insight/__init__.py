@@ -1,0 +1,1 @@
+"""What happens inside a run: observers of `generate`, and what they tell."""

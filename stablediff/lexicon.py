@@ -1,0 +1,58 @@
+"""The words that a small model has seen, and what to say of those that it has not."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stablediff.errors import CheckpointError
+
+FILE = "words.txt"
+_WORD = re.compile(r"[^\W\d_]+")
+_MOST = 4  # unknown words to name
+_LARGEST = 2**22  # bytes
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Lower-case words of any language. Big models have none: nobody knows what they have seen."""
+
+    words: frozenset[str]
+
+    @staticmethod
+    def of(texts: Iterable[str]) -> "Lexicon":
+        return Lexicon(frozenset(word for text in texts for word in split(text)))
+
+    def strangers(self, text: str) -> dict[str, list[str]]:
+        """The words of `text` that are not known, in order, each with the nearest that are."""
+        unknown = dict.fromkeys(word for word in split(text) if word not in self.words)
+        return {word: difflib.get_close_matches(word, self.words, n=2, cutoff=0.7) for word in list(unknown)[:_MOST]}
+
+    def remark(self, text: str) -> str | None:
+        """What to tell the user of the unknown words, if there are any."""
+        strangers = self.strangers(text)
+        if not strangers:
+            return None
+        told = [f"{word} (near: {', '.join(near)})" if near else word for word, near in strangers.items()]
+        return f"the model never saw these words, and can only guess: {'; '.join(told)}"
+
+    def to_text(self) -> str:
+        return "".join(f"{word}\n" for word in sorted(self.words))
+
+
+def split(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def read_lexicon(folder: Path) -> Lexicon | None:
+    """The folder's words.txt, if it has one. Raises CheckpointError."""
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError("it is larger than any list of words")
+        return Lexicon(frozenset(path.read_text(encoding="utf-8").split()))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path} ({error}): get the model again, or delete this file.") from error

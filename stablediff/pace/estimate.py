@@ -1,0 +1,73 @@
+"""Seconds and bytes that a plan will take, before it is begun, and the seconds that are left while it goes on."""
+
+from dataclasses import dataclass, field
+
+from stablediff.pace.plan import Plan
+from stablediff.pace.speed import Speed
+from stablediff.pipeline import Pipeline
+
+_PROGRAM = 0.4e9  # bytes that Python and torch take
+_COPIES = 7  # of the decoder's widest feature map, at its peak
+_ENCODER = 0.45  # of the decoder's time: its share of the multiplications
+_RECENT = 8  # steps that tell how fast it goes now
+
+
+def seconds_for(plan: Plan, speed: Speed) -> float | None:
+    """Seconds of the whole run, as far as the speed is known; None if it is not."""
+    decoder = speed.decoder(plan.canvas.cells)
+    total = (speed.text() or 0.0) * (2 if plan.guidance.scale > 1 else 1)
+    for pictures, batches in plan.batches.items():
+        for rows, calls in plan.calls(pictures).items():
+            seconds = speed.unet(plan.canvas.cells, rows)
+            if seconds is None or decoder is None:
+                return None
+            total += batches * calls * seconds
+    started = _ENCODER if plan.request.init_image is not None else 0.0
+    return total + (decoder or 0.0) * (plan.request.num_images + started)
+
+
+def memory_for(plan: Plan, pipeline: Pipeline) -> float:
+    """Bytes, about: the weights, the program, and the decoder at its peak (docs/measurements.md has real ones)."""
+    networks = [*pipeline.text_encoders, pipeline.unet, pipeline.vae]
+    weights = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
+    config, size = pipeline.config.vae, next(pipeline.vae.parameters()).element_size()
+    pixels = plan.request.width * plan.request.height / config.patch_size**2
+    return _PROGRAM + weights + _COPIES * pixels * config.channels[0] * size
+
+
+@dataclass
+class Arrival:
+    """The seconds that are left of a run: from what is known of the machine, corrected by what this run shows.
+
+    `step` and `decode` are seconds of a batch's step and of a picture's decoding, as far as they are known; `steps` are
+    those that this run has made.
+    """
+
+    step: float | None = None
+    decode: float | None = None
+    steps: list[float] = field(default_factory=list)
+
+    def saw_step(self, seconds: float) -> None:
+        self.steps.append(seconds)
+        late = self.steps[-_RECENT:]
+        # The first one also warms up: as soon as there are others, it says nothing about those to come.
+        late = late[1:] if len(self.steps) <= _RECENT and len(late) > 1 else late
+        self.step = sum(late) / len(late)
+
+    def saw_decoding(self, seconds: float) -> None:
+        self.decode = seconds
+
+    def left(self, steps: int, pictures: int) -> float | None:
+        """For so many steps and pictures more; what is not known of the decoder counts nothing."""
+        return None if self.step is None else steps * self.step + pictures * (self.decode or 0.0)
+
+
+def expect(plan: Plan, speed: Speed | None) -> Arrival:
+    """What is known before the first step."""
+    if speed is None:
+        return Arrival()
+    calls = plan.calls(plan.batch_size)
+    seconds = [speed.unet(plan.canvas.cells, rows) for rows in calls]
+    known = [one * count for one, count in zip(seconds, calls.values(), strict=True) if one is not None]
+    step = sum(known) / plan.steps if len(known) == len(seconds) else None
+    return Arrival(step, speed.decoder(plan.canvas.cells))

@@ -1,0 +1,174 @@
+"""How fast this machine draws with a model: a timed call of each network a size, kept on disk, mended by every run."""
+
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from stablediff.conditioning import ConditionedUNet, encode_prompts
+from stablediff.fallback import dtype_of
+from stablediff.pace.plan import Plan
+from stablediff.pace.store import cache_folder, median, read_times, write_times
+from stablediff.pipeline import Pipeline
+
+_BRIEF = 0.2  # seconds: what is faster is timed again, and the decoder at its full size
+_WARM_UP = 8  # cells a side: enough to read the weights from the disk, and soon done
+
+Cells = tuple[int, int]  # rows and columns of the latents
+
+
+class Speed:
+    """Seconds that the networks of one pipeline need. Nothing is measured before `measure` or `learn` is called.
+
+    `folder` is where times are kept, by what they depend on: the networks' sizes, the device, the precision, the
+    threads and torch. Weights of the same shapes are equally fast. A broken or read-only folder costs a measurement.
+    """
+
+    def __init__(self, pipeline: Pipeline, folder: Path | None = None) -> None:
+        self.about = _about(pipeline)
+        folder = folder or cache_folder()
+        name = hashlib.sha256(self.about.encode()).hexdigest()[:24]
+        self.path = folder / "speed" / f"{name}.json" if folder else None
+        self.times = read_times(self.path)
+
+    def text(self) -> float | None:
+        """Of reading one prompt."""
+        return self.times.get("text")
+
+    def unet(self, cells: Cells, rows: int) -> float | None:
+        """Of one call; in proportion from the nearest size that is known, or None if none is."""
+        return self._scaled("unet", cells, rows)
+
+    def decoder(self, cells: Cells) -> float | None:
+        """Of one picture, in the same way."""
+        return self._scaled("decoder", cells, 1)
+
+    def knows(self, cells: Cells, rows: int) -> bool:
+        """Whether a call at this very size was timed."""
+        return _name("unet", cells, rows) in self.times
+
+    def _scaled(self, what: str, cells: Cells, rows: int) -> float | None:
+        work = cells[0] * cells[1] * rows
+        known = {_work(name): seconds for name, seconds in self.times.items() if name.startswith(f"{what} ")}
+        known = {amount: seconds for amount, seconds in known.items() if amount}
+        exact = self.times.get(_name(what, cells, rows))
+        if exact is not None or not known:
+            return exact
+        nearest = min(known, key=lambda amount: max(amount / work, work / amount))
+        return known[nearest] * work / nearest
+
+    def measure(self, pipeline: Pipeline, plan: Plan, *, again: bool = False) -> None:
+        """Times what is not yet known of a plan, or (`again`) the U-Net though it is. As long as a few of its steps."""
+        rows = max(plan.calls(plan.batch_size))
+        cells = plan.canvas.cells
+        new = {}
+        if self.text() is None:
+            new["text"] = _timed(lambda: encode_prompts(pipeline, [""], 512, 512))
+        if again or not self.knows(cells, rows):
+            _call_unet(pipeline, (_WARM_UP, _WARM_UP), rows)()
+            new[_name("unet", cells, rows)] = _timed(_call_unet(pipeline, cells, rows))
+        if _name("decoder", cells, 1) not in self.times:
+            half = max(cells[0] // 2, 1), max(cells[1] // 2, 1)
+            _call_decoder(pipeline, (_WARM_UP, _WARM_UP))()
+            seconds = _timed(_call_decoder(pipeline, half))
+            new[_name("decoder", half, 1)] = seconds
+            if seconds < _BRIEF:
+                new[_name("decoder", cells, 1)] = _timed(_call_decoder(pipeline, cells))
+        self._keep(new)
+
+    def learn(self, pipeline: Pipeline, plan: Plan, steps: Sequence[float], decode: float) -> None:
+        """Takes in a run: the seconds of its steps (with full batches), and of decoding one picture.
+
+        The first step also warms up, and says little. Steps of different cost (a guidance interval) say nothing.
+        """
+        if dtype_of(pipeline.unet) != pipeline.compute.dtype:  # it was widened on the way
+            return
+        new = {_name("decoder", plan.canvas.cells, 1): decode}
+        calls = plan.calls(plan.batch_size)
+        if len(calls) == 1 and len(steps) > 1:
+            (rows,) = calls
+            new[_name("unet", plan.canvas.cells, rows)] = median(list(steps[1:])) / plan.sampler.evaluations
+        self._keep(new)
+
+    def _keep(self, new: dict[str, float]) -> None:
+        if new:
+            self.times = self.times | new  # a new one, because other threads may be reading
+            write_times(self.path, new, self.about)
+
+
+def _name(what: str, cells: Cells, rows: int) -> str:
+    return f"{what} {cells[0]}x{cells[1]}x{rows}"
+
+
+def _work(name: str) -> int:
+    """ "unet 64x64x2" -> 8192; 0 for what is no such name."""
+    factors = name.partition(" ")[2].split("x")
+    if len(factors) != 3 or not all(factor.isdecimal() for factor in factors):
+        return 0
+    rows, columns, batch = (int(factor) for factor in factors)
+    return rows * columns * batch
+
+
+@torch.inference_mode()
+def _timed(work: Callable[[], object]) -> float:
+    """The seconds that it takes; the middle one of three if it is brief."""
+    times: list[float] = []
+    while not times or (len(times) < 3 and times[0] < _BRIEF):
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+@torch.inference_mode()
+def _call_unet(pipeline: Pipeline, cells: Cells, rows: int) -> Callable[[], object]:
+    """A call as `generate` makes them, for an empty prompt."""
+    conditioning = encode_prompts(pipeline, [""], 512, 512)
+    unet = ConditionedUNet(pipeline.unet, conditioning, rows, guidance_scale=1.0)
+    x = torch.randn(rows, pipeline.config.unet.in_channels, *cells, generator=torch.Generator().manual_seed(0))
+    x = x.to(pipeline.device)
+    return torch.inference_mode()(lambda: unet(x, 500.0, with_uncond=False))
+
+
+@torch.inference_mode()
+def _call_decoder(pipeline: Pipeline, cells: Cells) -> Callable[[], object]:
+    latents = torch.zeros(1, pipeline.config.vae.latent_channels, *cells, device=pipeline.device)
+    latents = latents.to(dtype_of(pipeline.vae))
+    return torch.inference_mode()(lambda: pipeline.vae.decode(latents))
+
+
+def _about(pipeline: Pipeline) -> str:
+    """All that the times depend on, in a line."""
+    config = pipeline.config
+    networks = repr((config.text_encoders, config.unet, config.vae)).encode()
+    return " · ".join(
+        [
+            f"model {hashlib.sha256(networks).hexdigest()[:16]}",
+            _machine(pipeline.device),
+            f"{dtype_of(pipeline.unet)}, decoder {dtype_of(pipeline.vae)}",
+            f"torch {torch.__version__}",
+        ]
+    )
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{device.type}, {_processor()}, {torch.get_num_threads()} threads on {cores} cores"
+
+
+def _processor() -> str:
+    """Its model, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()

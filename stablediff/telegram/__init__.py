@@ -1,0 +1,1 @@
+"""The Telegram bot: a chat in front of `stablediff.generate.generate`."""

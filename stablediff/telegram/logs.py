@@ -1,0 +1,62 @@
+"""A log that cannot give the token away."""
+
+import logging
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from types import TracebackType
+from urllib.parse import quote
+
+_log = logging.getLogger("stablediff.telegram")
+
+
+class Hidden:
+    """A secret, and all the forms in which it may stand in a text."""
+
+    def __init__(self, token: str) -> None:
+        secret = token.partition(":")[2]
+        self._secrets = sorted({token, quote(token, safe=""), quote(secret, safe=""), secret} - {""}, key=len)[::-1]
+
+    def hide(self, words: str) -> str:
+        for secret in self._secrets:
+            words = words.replace(secret, "<token>")
+        return words
+
+
+class Redacted(logging.Formatter):
+    """Takes the secret out of the finished text: whoever logged it, and be it in a traceback."""
+
+    def __init__(self, token: str) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._hidden = Hidden(token)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._hidden.hide(super().format(record))
+
+
+class Handler(logging.StreamHandler):  # type: ignore[type-arg]
+    """A line that cannot be formatted is dropped with a note; the standard handler would print what is in it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        kind = sys.exc_info()[0]
+        with suppress(OSError, ValueError):  # the log itself may be on a full disk
+            self.stream.write(f"a line of {record.name} was not logged: {kind.__name__ if kind else '?'}\n")
+
+
+def start_log(token: str, level: str) -> None:
+    """All that is logged or warned of, and what nobody catches, goes to stderr and through the filter."""
+    handler = Handler()
+    handler.setFormatter(Redacted(token))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    for name in ("httpx", "httpcore"):  # a line a request, with the token in its address
+        logging.getLogger(name).setLevel(logging.WARNING)
+    sys.excepthook = _stopped
+    threading.excepthook = lambda args: _stopped(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: _stopped(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def _stopped(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    lines = "".join(traceback.format_exception(kind, error, trace))
+    _log.critical("nobody caught this:\n%s", lines)

@@ -1,0 +1,66 @@
+"""When to try a call again. A call whose answer was lost may have worked: only harmless ones are repeated then."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import httpx
+from telegram.error import BadRequest, NetworkError, RetryAfter
+
+from stablediff.telegram.pacing import seconds_of
+
+log = logging.getLogger("stablediff.telegram")
+T = TypeVar("T")
+_LONGEST_PAUSE = 30.0  # seconds
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+def surely_not_done(error: BaseException) -> bool:
+    """Whether Telegram refused it, or never heard of it; False if only the answer may have been lost."""
+    if isinstance(error, NetworkError) and not isinstance(error, BadRequest):
+        return error.__cause__ is None or isinstance(error.__cause__, _NEVER_SENT)
+    return not isinstance(error, (TimeoutError, asyncio.CancelledError))
+
+
+async def again(call: Callable[[], Awaitable[T]], *, harmless: bool, patience: float = math.inf) -> T:
+    """Calls until it works, at most `patience` seconds long. Raises what cannot be helped by waiting."""
+    pause, end = 0.5, time.monotonic() + patience
+    while True:
+        try:
+            return await call()
+        except RetryAfter as error:
+            seconds = seconds_of(error)
+            if time.monotonic() + seconds > end:
+                raise
+        except NetworkError as error:
+            if isinstance(error, BadRequest) or not (harmless or surely_not_done(error)):
+                raise
+            if time.monotonic() + pause > end:
+                raise
+            seconds, pause = pause, min(2 * pause, _LONGEST_PAUSE)
+        log.info("Telegram is asked again in %.1f s", seconds)
+        await asyncio.sleep(seconds)
+
+
+async def pause_after(error: Exception) -> None:
+    """As long as Telegram says, or a moment."""
+    await asyncio.sleep(seconds_of(error) if isinstance(error, RetryAfter) else 1.0)
+
+
+async def edit(call: Callable[[], Awaitable[T]], patience: float = math.inf) -> T | None:
+    """As `again`, for edits: one that changes nothing has worked before, and its answer was lost."""
+    try:
+        return await again(call, harmless=True, patience=patience)
+    except BadRequest as error:
+        if "not modified" in error.message:
+            return None
+        raise
+
+
+def is_gone(error: BadRequest) -> bool:
+    """Whether there is no such message to edit any more."""
+    words = error.message.lower()
+    return any(sign in words for sign in ("message to edit not found", "message can't be edited", "message_id_invalid"))

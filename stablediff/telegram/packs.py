@@ -1,0 +1,98 @@
+"""Sticker packs at Telegram. A call whose answer was lost is not repeated before the set has been read again."""
+
+import secrets
+
+from telegram import InputSticker
+from telegram.error import BadRequest, NetworkError, RetryAfter
+
+from stablediff.telegram.desk import Desk
+from stablediff.telegram.emoji import emoji
+from stablediff.telegram.outgoing import again, pause_after
+from stablediff.telegram.store import Job, Pack
+from stablediff.telegram.texts import shorten
+
+_NEW, _MADE, _UNKNOWN = 0, 1, 2
+_MOST_PACKS = 5  # to try for one sticker
+
+
+def link(name: str) -> str:
+    return f"https://t.me/addstickers/{name}"
+
+
+def start(desk: Desk, user: int, title: str) -> None:
+    """The next sticker goes into a new pack of this title."""
+    for pack in desk.store.packs(user):
+        if pack.made == _NEW:
+            desk.store.drop_pack(pack.name)
+    desk.store.add_pack(f"s{secrets.token_hex(6)}_by_{desk.bot.username}", user, shorten(title, 64))
+
+
+async def add(desk: Desk, job: Job, data: bytes) -> str:
+    """Puts a sticker into the user's newest pack, or into a new one. -> the pack's link. Raises BadRequest."""
+    sticker = InputSticker(data, [emoji(job.request["prompt"])], "static")
+    for _ in range(_MOST_PACKS):
+        pack = next((pack for pack in reversed(desk.store.packs(job.user_id)) if not pack.full), None)
+        if pack is None:
+            start(desk, job.user_id, job.request["title"])
+            continue
+        try:
+            await (_grow(desk, job, pack, sticker) if pack.made == _MADE else _make(desk, pack, sticker))
+            return link(pack.name)
+        except BadRequest as error:
+            reason = error.message.lower()
+            if "stickers_too_much" in reason:
+                desk.store.set_pack(pack.name, full=1)
+            elif "stickerset_invalid" in reason or "occupied" in reason:
+                desk.store.drop_pack(pack.name)  # its owner has deleted it, or it is somebody else's
+                start(desk, job.user_id, pack.title)
+            else:
+                raise
+    raise BadRequest("no pack takes it")
+
+
+async def _make(desk: Desk, pack: Pack, sticker: InputSticker) -> None:
+    tried = pack.made == _UNKNOWN
+    while True:
+        if tried and await _size(desk, pack.name) is not None:
+            break
+        desk.store.set_pack(pack.name, made=_UNKNOWN)
+        try:
+            await desk.bot.create_new_sticker_set(pack.user_id, pack.name, pack.title, [sticker])
+            break
+        except (RetryAfter, NetworkError) as error:
+            if isinstance(error, BadRequest):
+                raise
+            await pause_after(error)
+            tried = True
+    desk.store.set_pack(pack.name, made=_MADE)
+
+
+async def _grow(desk: Desk, job: Job, pack: Pack, sticker: InputSticker) -> None:
+    """The number of stickers before the first attempt is kept with the job, for whoever goes on with it."""
+    name, _, before = (job.note or "").partition(":")
+    if name != pack.name:
+        before = str(await _size(desk, pack.name) or 0)
+        desk.store.set_job(job.id, note=f"{pack.name}:{before}")
+    elif (await _size(desk, pack.name) or 0) > int(before):
+        return
+    while True:
+        try:
+            await desk.bot.add_sticker_to_set(pack.user_id, pack.name, sticker)
+            return
+        except (RetryAfter, NetworkError) as error:
+            if isinstance(error, BadRequest):
+                raise
+            await pause_after(error)
+        if (await _size(desk, pack.name) or 0) > int(before):
+            return
+
+
+async def _size(desk: Desk, name: str) -> int | None:
+    """None if there is no such set."""
+    try:
+        found = await again(lambda: desk.bot.get_sticker_set(name), harmless=True)
+        return len(found.stickers)
+    except BadRequest as error:
+        if "stickerset_invalid" in error.message.lower():
+            return None
+        raise

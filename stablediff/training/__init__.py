@@ -1,0 +1,1 @@
+"""How the networks learn: data, objectives, stages, and the one loop that runs them all."""

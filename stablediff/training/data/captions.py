@@ -1,0 +1,151 @@
+"""Scenes -> what somebody would type to get them, in English or Russian."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stablediff.errors import DataError
+from stablediff.training.data import templates, words
+from stablediff.training.data.icons import Icon, Icons
+from stablediff.training.data.scenes import Item, Scene
+from stablediff.training.data.split import Split
+from stablediff.training.data.templates import Table
+
+_COMPLETE, _SHORT = 0.6, 0.3  # the rest are bare labels
+_NATURAL = 0.2  # of complete captions say which colour a thing has by itself
+
+
+def caption(
+    scene: Scene, icons: Icons, rng: np.random.Generator, language: str = "en", split: Split | None = None
+) -> str:
+    """60 % complete, 30 % shorter or with a synonym, 10 % nothing but the label, colour, number and place.
+
+    What can be seen and is asked for is always said: colours that are not the thing's own, numbers, sizes, backgrounds.
+    With `split`, never a synonym or a phrase that is held out. Raises DataError for a language that is not known.
+    """
+    if language not in _LANGUAGES:
+        raise DataError(f"there are no captions in {language!r}: choose {' or '.join(_LANGUAGES)}")
+    chance = rng.random()
+    complete, bare = chance < _COMPLETE, chance >= _COMPLETE + _SHORT
+    synonym = not complete and not bare and rng.random() < 0.6
+    styled = complete or (synonym and rng.random() < 0.7)
+    natural = complete and rng.random() < _NATURAL
+    return _LANGUAGES[language](_Speaker(scene, icons, rng, language, split), synonym, styled, natural)
+
+
+@dataclass(frozen=True)
+class _Speaker:
+    """Chooses words and templates for one scene."""
+
+    scene: Scene
+    icons: Icons
+    rng: np.random.Generator
+    language: str
+    split: Split | None
+
+    def icon(self, item: Item) -> Icon:
+        icon = self.icons.find(item.thing, self.scene.style)
+        if icon is None:
+            raise DataError(f"there is no {item.thing!r} in {self.scene.style} style: choose another style for it")
+        return icon
+
+    def name(self, item: Item, synonym: bool) -> str:
+        """Without the colour that it names, if it was painted."""
+        icon = self.icon(item)
+        names = icon.names.get(self.language) or icon.names["en"]
+        if self.split:
+            names = (names[0], *(n for n in names[1:] if not self.split.holds_out_name(icon.thing, n)))
+        if item.colour:
+            names = tuple(words.without_colour(name, self.language) for name in names)
+            names = (names[0], *(n for n in names[1:] if not words.names_a_colour(n)))
+        if not synonym or len(names) == 1:
+            return names[0]
+        # The first synonyms are the surest.
+        return names[1 + int(self.rng.integers(len(names) - 1) * self.rng.random())]
+
+    def natural_colours(self, item: Item) -> tuple[str, ...]:
+        """What the thing's own colours are, if its name does not say."""
+        icon = self.icon(item)
+        return () if item.colour or words.names_a_colour(icon.thing) else icon.colours[:2]
+
+    def template(self, table: Table) -> str:
+        allowed = {t: n for t, n in table.items() if self.split is None or not self.split.holds_out_template(t)}
+        shares = np.array(list(allowed.values()))
+        return str(self.rng.choice(list(allowed), p=shares / shares.sum()))
+
+    @property
+    def upright(self) -> bool:
+        first, second = self.scene.items[:2]
+        return abs(first.y - second.y) > abs(first.x - second.x)
+
+    @property
+    def size_word(self) -> str | None:
+        if self.scene.kind != "size":
+            return None
+        return next((word for word, most in words.SIZES.items() if self.scene.items[0].size <= most), "large")
+
+
+def _english(speaker: _Speaker, synonym: bool, styled: bool, natural: bool) -> str:
+    scene, number = speaker.scene, len(speaker.scene.items)
+    if scene.kind == "pair":
+        first, second = (_english_noun(speaker, item, synonym, natural=False) for item in scene.items)
+        template = speaker.template(templates.EN_ABOVE if speaker.upright else templates.EN_BESIDE)
+        a_first, a_second = words.with_article(first), words.with_article(second)
+        body = a_body = template.format(first=first, second=second, a_first=a_first, a_second=a_second)
+    elif number > 1:
+        noun = _english_noun(speaker, scene.items[0], synonym, natural, many=True)
+        body = a_body = f"{words.NUMBERS[number] if speaker.rng.random() < 0.8 else number} {noun}"
+    else:
+        body = _english_noun(speaker, scene.items[0], synonym, natural)
+        body = f"{speaker.size_word} {body}" if speaker.size_word else body
+        a_body = words.with_article(body)
+    if scene.background:
+        template = speaker.template(templates.EN_BACKGROUND)
+        body = a_body if speaker.rng.random() < 0.6 else body
+        a_colour = words.with_article(scene.background)
+        body = a_body = template.format(body=body, colour=scene.background, a_colour=a_colour)
+    if not styled:
+        return body
+    long = scene.kind == "pair" or scene.background
+    template = speaker.template(templates.EN_STYLED_LONG if long else templates.EN_STYLED)
+    return template.format(body=body, a_body=a_body, style=scene.style)
+
+
+def _english_noun(speaker: _Speaker, item: Item, synonym: bool, natural: bool, many: bool = False) -> str:
+    colours = (item.colour,) if item.colour else speaker.natural_colours(item) if natural else ()
+    name = speaker.name(item, synonym)
+    return " ".join([*([" and ".join(colours)] if colours else []), words.plural(name) if many else name])
+
+
+def _russian(speaker: _Speaker, synonym: bool, styled: bool, natural: bool) -> str:
+    scene = speaker.scene
+    if scene.kind == "pair":
+        first, second = (_russian_noun(speaker, item, synonym, natural=False) for item in scene.items)
+        table = templates.RU_ABOVE if speaker.upright else templates.RU_BESIDE
+        body = speaker.template(table).format(first=first, second=second)
+    else:
+        parts = [_russian_noun(speaker, scene.items[0], synonym, natural)]
+        if len(scene.items) > 1:
+            parts.append(words.RU_NUMBERS[len(scene.items)])
+        if speaker.size_word:
+            parts.append(words.RU_SIZES[speaker.size_word])
+        body = ", ".join(parts)
+    if scene.background:
+        colour = words.RU_COLOURS[scene.background][1]
+        body = speaker.template(templates.RU_BACKGROUND).format(body=body, colour=colour)
+    if not styled:
+        return body
+    in_style, style = words.RU_STYLES[scene.style], words.RU_STYLE_NAMES[scene.style]
+    return speaker.template(templates.RU_STYLED).format(body=body, in_style=in_style, style=style)
+
+
+def _russian_noun(speaker: _Speaker, item: Item, synonym: bool, natural: bool) -> str:
+    colours = (item.colour,) if item.colour else speaker.natural_colours(item) if natural else ()
+    name = speaker.name(item, synonym)
+    if not colours:
+        return name
+    painted = " и ".join(words.RU_COLOURS[colour][0] for colour in colours) + " цвета"
+    return f"{name} {painted}" if speaker.scene.kind == "pair" else f"{name}, {painted}"
+
+
+_LANGUAGES = {"en": _english, "ru": _russian}

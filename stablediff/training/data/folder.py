@@ -1,0 +1,122 @@
+"""A folder of one's own pictures, with a caption for each."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stablediff.errors import DataError, RequestError
+from stablediff.images import fit_image, open_image, over_white
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+_LONGEST = 2**16  # bytes of a caption file
+_MOST_NAMED = 20
+
+
+class FolderPictures:
+    """Pictures in `path` or in `path/images`, cropped about the middle to `size` and scaled.
+
+    Captions are lines {"file": …, "caption": … or "captions": […]} of `captions.jsonl`, or a .txt beside each picture.
+    `channels` is 3 (over white) or 4 (RGB and straight alpha). What cannot be used is in `skipped` with the reason, and
+    the first twenty are named. Raises DataError if nothing is left.
+    """
+
+    def __init__(self, path: str | Path, size: int, channels: int = 3) -> None:
+        if channels not in (3, 4) or size < 8:
+            raise DataError(f"pictures of {size} pixels with {channels} channels: use 8 or more, and 3 or 4")
+        self.folder, self._size, self._channels = Path(path), size, channels
+        self.skipped: list[tuple[Path, str]] = []
+        self._entries: list[tuple[Path, tuple[str, ...]]] = []
+        if not self.folder.is_dir():
+            raise DataError(f"there is no folder {self.folder}: check its name")
+        listed = self.folder / "captions.jsonl"
+        for picture, captions in self._listed(listed) if listed.is_file() else self._beside():
+            why = self._why_not(picture) if captions else "it has no caption"
+            if why:
+                self.skipped.append((picture, why))
+            else:
+                self._entries.append((picture, captions))
+        if not self._entries:
+            first = "; ".join(f"{picture.name}: {why}" for picture, why in self.skipped[:1])
+            raise DataError(
+                f"{self.folder} has no picture with a caption ({first or 'no picture at all'}): put a .txt beside each "
+                "picture, or write captions.jsonl"
+            )
+        for picture, why in self.skipped[:_MOST_NAMED]:
+            print(f"{picture} is left out: {why}", file=sys.stderr)
+        if more := len(self.skipped[_MOST_NAMED:]):
+            print(f"and {more} more in {self.folder}", file=sys.stderr)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """-> (size, size, channels)."""
+        image = open_image(self._entries[index][0])
+        # Before scaling: over white it has one colour a pixel, RGBA Pillow scales premultiplied.
+        image = over_white(image) if self._channels == 3 else image.convert("RGBA")
+        return np.asarray(fit_image(image, self._size, self._size))
+
+    def caption(self, index: int, rng: np.random.Generator) -> str:
+        captions = self._entries[index][1]
+        return captions[int(rng.integers(len(captions)))]
+
+    def fingerprint(self) -> str:
+        """Changes when a picture does."""
+        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path, _ in self._entries]
+        return hashlib.sha256(repr((self._channels, stats)).encode()).hexdigest()
+
+    def _root(self) -> Path:
+        return self.folder / "images" if (self.folder / "images").is_dir() else self.folder
+
+    def _beside(self) -> Iterator[tuple[Path, tuple[str, ...]]]:
+        for picture in sorted(self._root().iterdir()):
+            if picture.suffix.lower() in _ENDINGS:
+                text = picture.with_suffix(".txt")
+                try:
+                    with text.open(encoding="utf-8") as stream:
+                        yield picture, _tidy([stream.read(_LONGEST)])
+                except (OSError, ValueError):
+                    yield picture, ()
+
+    def _listed(self, listed: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+        root = self._root()
+        try:
+            lines = listed.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot read {listed} ({error}): it must be text in UTF-8") from error
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+                name, captions = Path(entry["file"]), entry.get("captions") or [entry["caption"]]
+                if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
+                    raise TypeError(captions)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                self.skipped.append((listed, f'line {number} is not {{"file": …, "caption": …}}'))
+                continue
+            picture = root / name if (root / name).is_file() else self.folder / name
+            if picture.resolve().is_relative_to(self.folder.resolve()):
+                yield picture, _tidy(captions)
+            else:
+                self.skipped.append((picture, "it lies outside of the folder"))
+
+    def _why_not(self, picture: Path) -> str | None:
+        """The reason why a picture cannot be learnt from."""
+        try:
+            image = open_image(picture)
+        except RequestError as error:
+            return str(error)
+        if min(image.size) * 2 < self._size:
+            return f"it has {image.width} x {image.height} pixels, too few to be shown at {self._size}"
+        return None
+
+
+def _tidy(captions: list[str]) -> tuple[str, ...]:
+    """Without surplus blanks and lines, and without those that say nothing."""
+    return tuple(text for text in (" ".join(caption.split()) for caption in captions) if text)

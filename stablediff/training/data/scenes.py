@@ -1,0 +1,188 @@
+"""Scenes: icons alone, recoloured, on a background, in pairs and in numbers."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from stablediff.errors import DataError
+from stablediff.training.data.colours import COLOURS, recolour, to_rgb
+from stablediff.training.data.icons import Icon, Icons
+from stablediff.training.data.split import Split
+from stablediff.training.data.words import SIZES, names_a_colour, without_colour
+
+_T = TypeVar("_T")
+KINDS = ("single", "colour", "size", "background", "pair", "count")
+ALONE = 0.92  # side of an icon that has the canvas for itself
+_HALF, _THIRD = 0.45, 0.31
+_TRIES = 200
+# (x, y, size) of two, three or four of a thing.
+_LAYOUTS: dict[int, tuple[tuple[tuple[float, float, float], ...], ...]] = {
+    2: (((0.26, 0.5, _HALF), (0.74, 0.5, _HALF)),),
+    3: (
+        ((0.5, 0.26, _HALF), (0.26, 0.74, _HALF), (0.74, 0.74, _HALF)),
+        ((0.175, 0.5, _THIRD), (0.5, 0.5, _THIRD), (0.825, 0.5, _THIRD)),
+    ),
+    4: (((0.26, 0.26, _HALF), (0.74, 0.26, _HALF), (0.26, 0.74, _HALF), (0.74, 0.74, _HALF)),),
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One icon: centre and side as fractions of the canvas, and the colour it is painted in (None: its own)."""
+
+    thing: str
+    x: float
+    y: float
+    size: float
+    colour: str | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is to be seen. Of a pair, the first item is the left or the upper one."""
+
+    style: str
+    items: tuple[Item, ...]
+    kind: str
+    background: str | None = None
+
+
+def _default_mix() -> dict[str, float]:
+    return {"single": 0.6, "colour": 0.15, "size": 0.05, "background": 0.05, "pair": 0.1, "count": 0.05}
+
+
+@dataclass(frozen=True)
+class SceneRecipe:
+    """What to train on; empty means all. `mix` gives each kind of scene its share. Raises DataError."""
+
+    things: tuple[str, ...] = ()
+    styles: tuple[str, ...] = ()
+    mix: dict[str, float] = field(default_factory=_default_mix)
+
+    def __post_init__(self) -> None:
+        if strange := sorted(set(self.mix) - set(KINDS)):
+            raise DataError(f"mix names the kind {strange[0]!r}: it must be one of {', '.join(KINDS)}")
+        if any(not share >= 0 for share in self.mix.values()) or not sum(self.mix.values()) > 0:
+            raise DataError("the shares in mix must be 0 or more, and not all 0")
+
+
+class Sampler:
+    """Draws scenes of a recipe, each thing equally often, never one that the split holds out. Raises DataError."""
+
+    def __init__(self, recipe: SceneRecipe, split: Split, icons: Icons) -> None:
+        for kind, wanted, known in (("thing", recipe.things, icons.things), ("style", recipe.styles, icons.styles)):
+            if strange := sorted(set(wanted) - set(known)):
+                raise DataError(f"there is no {kind} {strange[0]!r} among the icons: take its name from icons.jsonl")
+        things, styles = set(recipe.things or icons.things), set(recipe.styles or icons.styles)
+        self._split = split
+        self._by_thing: dict[str, list[Icon]] = defaultdict(list)
+        self._by_style: dict[str, list[str]] = defaultdict(list)
+        for icon in icons.records:
+            if icon.thing in things and icon.style in styles and not split.holds_out_style(icon.thing, icon.style):
+                self._by_thing[icon.thing].append(icon)
+                self._by_style[icon.style].append(icon.thing)
+        self._things = list(self._by_thing)
+        if not self._things:
+            raise DataError("the recipe leaves no icon to learn from: name more things or styles")
+        self._kinds = [kind for kind in KINDS if recipe.mix.get(kind, 0) > 0]
+        shares = np.array([recipe.mix[kind] for kind in self._kinds])
+        self._shares = shares / shares.sum()
+
+    def sample(self, rng: np.random.Generator) -> Scene:
+        kind = str(rng.choice(self._kinds, p=self._shares))
+        for _ in range(_TRIES):
+            if scene := self._try(kind, rng):
+                return scene
+        raise DataError(
+            f"the recipe leaves nothing for scenes of the kind {kind!r}: name more things, or drop the kind"
+        )
+
+    def _try(self, kind: str, rng: np.random.Generator) -> Scene | None:
+        thing = _pick(self._things, rng)
+        icon = _pick(self._by_thing[thing], rng)
+        style = icon.style
+        if kind == "pair":
+            return self._pair(thing, style, rng)
+        if kind == "count":
+            layouts = _LAYOUTS[int(rng.integers(2, 5))]
+            return Scene(style, tuple(Item(thing, *place) for place in _pick(layouts, rng)), kind)
+        if kind == "size":
+            return Scene(style, (Item(thing, 0.5, 0.5, _pick(tuple(SIZES.values()), rng)),), kind)
+        if kind == "background":
+            others = tuple(colour for colour in COLOURS if colour not in icon.colours)
+            return Scene(style, (Item(thing, 0.5, 0.5, 0.8),), kind, _pick(others, rng)) if others else None
+        if kind == "colour":
+            colour = self._colour(icon, rng)
+            return Scene(style, (Item(thing, 0.5, 0.5, ALONE, colour),), kind) if colour else None
+        return Scene(style, (Item(thing, 0.5, 0.5, ALONE),), kind)
+
+    def _colour(self, icon: Icon, rng: np.random.Generator) -> str | None:
+        """One that the icon does not have already and that is not held out.
+
+        None for what has no one colour to change (many colours; people, whose clothes would change), and for a
+        "large blue diamond".
+        """
+        if not 1 <= len(icon.colours) <= 2 or icon.group == "people-body":
+            return None
+        if names_a_colour(without_colour(icon.thing)):
+            return None
+        colours = [
+            colour
+            for colour in COLOURS
+            if colour != icon.colours[0] and not self._split.holds_out_colour(icon.thing, colour)
+        ]
+        return _pick(colours, rng) if colours else None
+
+    def _pair(self, first: str, style: str, rng: np.random.Generator) -> Scene | None:
+        second = _pick(self._by_style[style], rng)
+        if without_colour(first) == without_colour(second) or self._split.holds_out_pair(first, second):
+            return None
+        upright = rng.random() < 0.5
+        painted = rng.random(2) < 0.25
+        items = []
+        for thing, near, paint in zip((first, second), (0.26, 0.74), painted, strict=True):
+            icon = next(icon for icon in self._by_thing[thing] if icon.style == style)
+            colour = self._colour(icon, rng) if paint else None
+            items.append(Item(thing, 0.5 if upright else near, near if upright else 0.5, _HALF, colour))
+        return Scene(style, tuple(items), "pair")
+
+
+def sample_scene(recipe: SceneRecipe, split: Split, icons: Icons, rng: np.random.Generator) -> Scene:
+    """One scene; for many of them make a `Sampler` once."""
+    return Sampler(recipe, split, icons).sample(rng)
+
+
+def render_scene(scene: Scene, icons: Icons, size: int = 512) -> NDArray[np.uint8]:
+    """-> (size, size, 4), RGB and straight alpha, transparent where there is no background. Raises DataError."""
+    paper = (0, 0, 0, 0) if scene.background is None else (*paint(scene.background), 255)
+    canvas = Image.new("RGBA", (size, size), paper)
+    for item in scene.items:
+        icon = icons.find(item.thing, scene.style)
+        if icon is None:
+            raise DataError(f"there is no {item.thing!r} in {scene.style} style: choose another style for it")
+        picture = icons.picture(icon.index)
+        if item.colour is not None:
+            picture = recolour(picture, item.colour)
+        side = max(round(item.size * size), 1)
+        # Pillow scales RGBA premultiplied. This filter does not ring, which on hard edges leaves halos.
+        drawn = Image.fromarray(picture).resize((side, side), Image.Resampling.HAMMING)
+        layer = Image.new("RGBA", canvas.size)
+        layer.paste(drawn, (round(item.x * size - side / 2), round(item.y * size - side / 2)))
+        canvas = Image.alpha_composite(canvas, layer)
+    return np.asarray(canvas)
+
+
+def paint(colour: str) -> tuple[int, int, int]:
+    """The RGB of a background."""
+    hue, saturation, value = (np.array(part, dtype=np.float32) for part in COLOURS[colour])
+    red, green, blue = (round(float(part) * 255) for part in to_rgb(hue, saturation, value))
+    return red, green, blue
+
+
+def _pick(options: Sequence[_T], rng: np.random.Generator) -> _T:
+    return options[int(rng.integers(len(options)))]

@@ -1,0 +1,118 @@
+"""Latents of many pictures, made once and read at every step: float16 on disk, mapped into memory."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from stablediff.errors import ConfigError, DataError
+from stablediff.models.vae import VAE
+from stablediff.training.crops import to_model
+from stablediff.training.data.pictures import Pictures
+from stablediff.training.distributed import main_first
+
+_CHUNK = 64
+
+
+class _Pixels(Dataset[Tensor]):
+    def __init__(self, pictures: Pictures, first: int, channels: int) -> None:
+        self.pictures, self.first, self.channels = pictures, first, channels
+
+    def __len__(self) -> int:
+        return len(self.pictures) - self.first
+
+    def __getitem__(self, index: int) -> Tensor:
+        return to_model(self.pictures.picture(self.first + index), self.channels)
+
+
+def cached_latents(
+    folder: Path, name: str, pictures: Pictures, size: int, vae: VAE, device: torch.device, precision: torch.autocast
+) -> Tensor:
+    """(N,L,h,w) float16 of all pictures, `size` pixels wide, from `folder` or made there; a broken run goes on.
+
+    `name` stands for the pictures; the autoencoder's weights are part of the file's name. Of several processes the main
+    one makes them. Raises DataError when the disk has no room, ConfigError for a size that the autoencoder cannot take.
+    """
+    check_size(size, vae)
+    with main_first():
+        return _cached_latents(folder, name, pictures, size, vae, device, precision)
+
+
+def check_size(size: int, vae: VAE) -> None:
+    """Raises ConfigError for a size that the autoencoder cannot take."""
+    cell = vae.config.downscale
+    if size < cell or size % cell:
+        raise ConfigError(f"size is {size}: choose a multiple of {cell}, the side of a latent cell")
+
+
+def _cached_latents(
+    folder: Path, name: str, pictures: Pictures, size: int, vae: VAE, device: torch.device, precision: torch.autocast
+) -> Tensor:
+    config = vae.config
+    cells = size // config.downscale
+    shape = (len(pictures), config.latent_channels, cells, cells)
+    key = hashlib.sha256(f"{name} {shape} {fingerprint(vae)}".encode()).hexdigest()[:16]
+    path, counter = folder / f"latents-{key}.npy", folder / f"latents-{key}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    done = _read_count(counter) if _is_whole(path, shape) else 0
+    if done == 0:
+        need = 2 * int(np.prod(shape))
+        free = shutil.disk_usage(folder).free
+        if need > free:
+            raise DataError(f"{need / 1e9:.1f} GB are needed in {folder} for latents, and {free / 1e9:.1f} are free")
+        path.unlink(missing_ok=True)
+    store = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float16, shape)
+    if done < len(pictures):
+        vae.to(device).eval()
+        workers = (os.cpu_count() or 1) - 1 if device.type == "cuda" else 0
+        loader = DataLoader(_Pixels(pictures, done, config.image_channels), batch_size=_CHUNK, num_workers=workers)
+        with tqdm(total=len(pictures), initial=done, unit="picture", desc="encoding") as bar, torch.inference_mode():
+            for pixels in loader:
+                with precision:
+                    latents = vae.encode(pixels.to(device, memory_format=torch.channels_last))
+                store[done : done + len(pixels)] = latents.float().cpu().half().numpy()
+                done += len(pixels)
+                bar.update(len(pixels))
+                if done % (32 * _CHUNK) == 0:
+                    _write_count(store, counter, done)
+        _write_count(store, counter, done)
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+def fingerprint(vae: VAE) -> str:
+    """A hash of the weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(vae.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether the file is there with all its bytes; a shorter one would be read as zeros."""
+    try:
+        store = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return bool(store.shape == shape and store.dtype == np.float16)
+
+
+def _read_count(counter: Path) -> int:
+    try:
+        return int(json.loads(counter.read_text())["done"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _write_count(store: "np.memmap[tuple[int, ...], np.dtype[np.float16]]", counter: Path, done: int) -> None:
+    store.flush()
+    draft = counter.with_suffix(".draft")
+    draft.write_text(json.dumps({"done": done}))
+    draft.replace(counter)

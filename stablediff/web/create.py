@@ -1,0 +1,244 @@
+"""The first tab: words become pictures."""
+
+import html
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from stablediff.checkpoints.locate import BUNDLED
+from stablediff.errors import RequestError
+from stablediff.pipeline import Pipeline
+from stablediff.request import Limits, Request
+from stablediff.sticker import to_sticker, webp_bytes
+from stablediff.web import wish
+from stablediff.web.chips import read_prompt
+from stablediff.web.company import accompany
+from stablediff.web.models import resolve, styled, styles
+from stablediff.web.progress import say
+from stablediff.web.restore import make_restorer, read_file, upscaled, variations
+from stablediff.web.settings import Settings, connect_settings, make_settings
+from stablediff.web.shelf import Drawn, Stage, files, make_stage, seed_of, written
+from stablediff.web.studio import QUIET, WATCHING, Studio
+from stablediff.web.texts import text
+from stablediff.web.trouble import wrong
+
+EXAMPLES = ("panda", "sunflower", "avocado", "rainbow", "fox", "red apple")
+# The sticker of another picture than the one that is shown would only mislead.
+_NO_STICKER = "() => ({ __type__: 'update', visible: false })"
+BIG_EXAMPLES = ("a lighthouse at dusk", "an astronaut riding a horse", "a bowl of ramen, steam rising")
+
+
+@dataclass
+class Create:
+    named: dict[str, Any]
+    slots: dict[str, Any]
+    settings: Settings
+    stage: Stage
+    edit: gr.Button  # takes the chosen picture to the second tab
+    restore: Callable[..., Any]  # (language, recipe) -> updates for `named` and `restored`
+    restored: gr.HTML
+    about: gr.Markdown
+
+
+def make_create(studio: Studio) -> Create:
+    voice, pipeline = studio.voice, studio.models.current
+    bundled = pipeline.name in BUNDLED
+
+    def choices(language: str) -> list[tuple[str, str]]:
+        return style_choices(studio.models.current, language)
+
+    with gr.Row(elem_classes="desk"):
+        with gr.Column(elem_classes="ask"):
+            prompt = voice(
+                gr.Textbox,
+                {"label": "prompt", "placeholder": lambda language: text("prompt_hint", language)},
+                lines=1,
+                max_lines=6,
+                autofocus=True,
+                elem_id="prompt",
+            )
+            chips = gr.HTML(elem_id="chips", elem_classes="slot")
+            wrong_prompt = gr.HTML(elem_id="prompt-wrong", elem_classes="slot")
+            style = voice(
+                gr.Radio,
+                {"label": "style", "choices": choices},
+                value="",
+                elem_id="style",
+            )
+            negative = voice(
+                gr.Textbox,
+                {"label": "negative", "placeholder": "negative_hint"},
+                lines=1,
+                max_lines=4,
+                elem_id="negative",
+            )
+            negative_chips = gr.HTML(elem_id="negative-chips", elem_classes="slot")
+            wrong_negative = gr.HTML(elem_id="negative-wrong", elem_classes="slot")
+            with gr.Row(elem_classes="tight"):
+                run = voice(gr.Button, {"value": "draw"}, variant="primary", elem_id="draw", elem_classes="run")
+                stop = voice(gr.Button, {"value": "stop"}, elem_id="stop", interactive=False)
+            estimate = gr.HTML(elem_id="estimate", elem_classes="quiet")
+            status = gr.HTML(elem_id="status", elem_classes="status")
+            with gr.Row(elem_classes="tight"):
+                voice(gr.HTML, {"value": "try"}, padding=False, elem_classes="quiet fit")
+                examples = [
+                    gr.Button(example, size="sm", elem_classes="example")
+                    for example in (EXAMPLES if bundled else BIG_EXAMPLES)
+                ]
+        with gr.Column(elem_classes="show"):
+            stage = make_stage(voice, "create", run, stop, status)
+            with gr.Row(elem_classes="tight"):
+                vary = voice(gr.Button, {"value": "vary"}, size="sm", elem_id="vary")
+                upscale = voice(gr.Button, {"value": "upscale"}, size="sm", elem_id="upscale")
+                sticker = voice(gr.Button, {"value": "sticker"}, size="sm", elem_id="sticker")
+                edit = voice(gr.Button, {"value": "edit_it"}, size="sm", elem_id="edit-it")
+                delete = voice(gr.Button, {"value": "delete"}, size="sm", elem_id="delete")
+            sticker_file = voice(gr.DownloadButton, {"label": "sticker_file"}, visible=False, elem_id="sticker-file")
+            with voice(gr.Accordion, {"label": "restore"}, open=False, elem_id="restore"):
+                file = voice(
+                    gr.File, {"label": "restore_file"}, file_types=[".png"], height=110, elem_id="restore-file"
+                )
+            restored = gr.HTML(elem_id="restored", elem_classes="quiet")
+        with gr.Column(elem_classes="tune"):
+            settings = make_settings(voice, pipeline, studio.limits)
+            known = known_things(pipeline)
+            if known:
+                with voice(
+                    gr.Accordion,
+                    {"label": lambda language: text("knows", language, count=len(known))},
+                    open=False,
+                ):
+                    gr.Markdown(html.escape(", ".join(known)))
+            about = gr.Markdown(html.escape(pipeline.describe()), elem_id="about", elem_classes="quiet")
+    named = {"prompt": prompt, "negative": negative, "style": style, **settings.named}
+    slots = {"prompt": wrong_prompt, "negative": wrong_negative, **settings.slots}
+    restore = make_restorer(named, restored, studio.models, studio.limits)
+    language = studio.language
+
+    _connect_chips(studio, named, chips, negative_chips)
+    connect_settings(settings, studio.models, studio.limits, language, named, {**slots, "estimate": estimate})
+    for button in examples:
+        button.click(lambda value: value, button, prompt, **QUIET)
+
+    async def draw(visitor: gr.Request, language: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        wishes = dict(zip(named, values, strict=True))
+
+        def make() -> Request:
+            if not str(wishes["prompt"] or "").strip():
+                raise RequestError("prompt is empty: write what to draw")
+            return wish.to_request(wishes, studio.models.current, studio.limits)
+
+        async for answer in studio.draw(visitor, stage, slots, language, make):
+            yield answer
+
+    drawing = gr.on(
+        [run.click, prompt.submit, negative.submit],
+        draw,
+        [language, *named.values()],
+        [*stage.outputs, *slots.values()],
+        **WATCHING,
+    )
+    settings.lock.click(seed_of, stage.recipe, named["seed"], **QUIET)
+    outputs = [*stage.outputs, *slots.values()]
+    varying = vary.click(
+        _again(studio, stage, slots, variations), [language, stage.shelf, stage.chosen], outputs, **WATCHING
+    )
+    scaling = upscale.click(
+        _again(studio, stage, slots, upscaled), [language, stage.shelf, stage.chosen], outputs, **WATCHING
+    )
+
+    def restore_file(language: str, path: str | None) -> dict[Any, Any]:
+        if not path:
+            return {restored: ""}
+        try:
+            return restore(language, read_file(path))
+        except RequestError as error:
+            return {restored: wrong(str(error), language)}
+
+    file.change(restore_file, [language, file], [*named.values(), restored], **QUIET)
+    sticker.click(_make_sticker, [language, stage.shelf, stage.chosen], [sticker_file, stage.status], **QUIET)
+    stage.recipe.change(None, None, sticker_file, js=_NO_STICKER, api_visibility="private")
+    delete.click(_delete(studio, stage), [stage.ticket, stage.shelf, stage.chosen], stage.outputs, **QUIET)
+    accompany(studio, stage, "create", drawing, varying, scaling)
+    return Create(named, slots, settings, stage, edit, restore, restored, about)
+
+
+def _again(studio: Studio, stage: Stage, slots: dict[str, Any], make: Callable[[Drawn, Limits], Request]) -> Any:
+    """Draws from the chosen picture."""
+
+    async def again(
+        visitor: gr.Request, language: str, shelf: list[Drawn], chosen: int
+    ) -> AsyncIterator[dict[Any, Any]]:
+        def wanted() -> Request:
+            if not shelf:
+                raise RequestError("there is no picture yet: draw one first")
+            request = make(shelf[min(chosen, len(shelf) - 1)], studio.limits)
+            studio.limits.check(resolve(request, studio.models.current))
+            return request
+
+        async for answer in studio.draw(visitor, stage, slots, language, wanted):
+            yield answer
+
+    return again
+
+
+def _connect_chips(studio: Studio, named: dict[str, Any], chips: gr.HTML, negative_chips: gr.HTML) -> None:
+    def read(prompt: str, style: str, language: str) -> str:
+        pipeline = studio.models.current
+        return read_prompt(pipeline, styled(prompt, style, pipeline), language)
+
+    gr.on(
+        [named["prompt"].change, named["style"].change, studio.language.change],
+        read,
+        [named["prompt"], named["style"], studio.language],
+        chips,
+        trigger_mode="always_last",
+        **QUIET,
+    )
+    gr.on(
+        [named["negative"].change, studio.language.change],
+        lambda prompt, language: read_prompt(studio.models.current, prompt, language),
+        [named["negative"], studio.language],
+        negative_chips,
+        trigger_mode="always_last",
+        **QUIET,
+    )
+
+
+def _make_sticker(language: str, shelf: list[Drawn], chosen: int) -> Iterator[tuple[Any, str]]:
+    """Offers the chosen picture as a sticker; its button stands until the next one is made."""
+    try:
+        if not shelf:
+            raise RequestError("there is no picture yet: draw one first")
+        picture = shelf[min(chosen, len(shelf) - 1)]
+        data = webp_bytes(to_sticker(picture.image))
+    except RequestError as error:
+        yield gr.skip(), wrong(str(error), language)
+        return
+    with files([(f"sticker-{picture.seed}.webp", data)]) as paths:
+        yield gr.DownloadButton(value=paths[0], visible=True), say(text("sticker_ready", language))
+
+
+def _delete(studio: Studio, stage: Stage) -> Any:
+    def delete(key: str, shelf: list[Drawn], chosen: int) -> Iterator[dict[Any, Any]]:
+        gone = [picture for index, picture in enumerate(shelf) if index == chosen]
+        left = [picture for index, picture in enumerate(shelf) if index != chosen]
+        job = studio.desk.find(key)
+        if job is not None:  # a refresh does not bring it back
+            job.gone |= {picture.seed for picture in gone}
+        with written(left) as paths:
+            yield stage.show(left, paths, min(chosen, max(len(left) - 1, 0)))
+
+    return delete
+
+
+def style_choices(pipeline: Pipeline, language: str) -> list[tuple[str, str]]:
+    return [(text("style_none", language), ""), *((text(style, language), style) for style in styles(pipeline))]
+
+
+def known_things(pipeline: Pipeline) -> list[str]:
+    """What the bundled model can draw; empty for models that were not asked to keep a list."""
+    path = pipeline.report.path / "known.txt"
+    return path.read_text(encoding="utf-8").splitlines() if pipeline.name in BUNDLED and path.is_file() else []

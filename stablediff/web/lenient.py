@@ -1,0 +1,77 @@
+"""Gradio's controls, with their values handed over as they were sent: what is wrong with one is for our own checks to
+say, beside the control, in the visitor's language and before anything is decoded."""
+
+import io
+from abc import ABCMeta
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import HTTPException
+from gradio.components.base import server
+from gradio.components.image_editor import AcceptBlobs, EditorData
+
+_MOST_BYTES = 10_000_000  # of one picture
+_MOST_LAYERS = 8
+_ALL_BYTES = 200_000_000  # of all pictures whose visitors have not yet pressed a button
+
+
+def _kind_of(component: type, **methods: Callable[..., Any]) -> Any:
+    """A component with other methods, which the browser draws as before.
+
+    A class, because Gradio makes a component anew when one of its words changes; and without a class statement, for
+    which Gradio would write a file of types beside this one.
+    """
+    return ABCMeta.__new__(type(component), component.__name__, (component,), {"is_template": True, **methods})
+
+
+def _as_sent(self: Any, payload: Any) -> Any:  # noqa: ARG001 (a method)
+    return payload
+
+
+def _files(self: Any, payload: EditorData | None) -> Any:
+    """{"background": file, "layers": [file, …]}: pictures as they were sent, or None for no picture."""
+    if payload is None:
+        return None
+    sent: Any = payload if payload.id is None else self.blob_storage.pop(payload.id, None)
+    if sent is None:
+        return None
+    layers = [layer for layer in sent.layers or [] if layer][:_MOST_LAYERS]
+    return {"background": _file(sent.background), "layers": list(map(_file, layers))}
+
+
+@server  # type: ignore[untyped-decorator]
+def _accept_blobs(self: Any, data: AcceptBlobs) -> None:
+    """The browser sends pictures one by one before it says what to do with them."""
+    blob, index = data.files[0][1], str(data.data.get("index") or 0)
+    if len(blob) > _MOST_BYTES or (index.isdigit() and int(index) >= _MOST_LAYERS):
+        raise HTTPException(413, f"a picture has at most {_MOST_BYTES // 10**6} MB and {_MOST_LAYERS} layers")
+    gr.ImageEditor.accept_blobs(self, data)
+    while sum(map(_size, self.blob_storage.values())) > _ALL_BYTES:
+        del self.blob_storage[next(iter(self.blob_storage))]
+
+
+def _file(sent: Any) -> io.BytesIO | None:
+    """What was sent, whether the browser sent the bytes or a program named what it had uploaded before."""
+    if sent is None:
+        return None
+    return io.BytesIO(sent if isinstance(sent, bytes) else Path(sent.path).read_bytes())
+
+
+def _size(blobs: Any) -> int:
+    return sum(len(blob) for blob in (blobs.background, blobs.composite, *blobs.layers) if blob)
+
+
+Slider = _kind_of(gr.Slider, preprocess=_as_sent)
+Number = _kind_of(gr.Number, preprocess=_as_sent)
+Dropdown = _kind_of(gr.Dropdown, preprocess=_as_sent)
+Radio = _kind_of(gr.Radio, preprocess=_as_sent)
+ImageEditor = _kind_of(gr.ImageEditor, preprocess=_files, accept_blobs=_accept_blobs)
+KINDS: dict[Any, Any] = {
+    gr.Slider: Slider,
+    gr.Number: Number,
+    gr.Dropdown: Dropdown,
+    gr.Radio: Radio,
+    gr.ImageEditor: ImageEditor,
+}

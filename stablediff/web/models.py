@@ -1,0 +1,86 @@
+"""The models that visitors can choose from: one in memory at a time, loaded when it is asked for."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from stablediff.checkpoints.locate import BUNDLED
+from stablediff.checkpoints.progress import Progress
+from stablediff.pace.estimate import memory_for, seconds_for
+from stablediff.pace.plan import make_plan
+from stablediff.pace.speed import Speed
+from stablediff.pipeline import Pipeline
+from stablediff.request import Request, ResolvedRequest
+from stablediff.web.lent import is_lent
+
+
+class Models:
+    """What visitors can choose from: `names` as `load` takes them, the first being the one that is there already.
+
+    `load(name, progress=…)` makes a pipeline. Only the worker's thread calls `get`.
+    """
+
+    def __init__(self, pipeline: Pipeline, names: Sequence[str], load: Callable[..., Pipeline]) -> None:
+        self.names = tuple(dict.fromkeys(names)) or (pipeline.name,)
+        self.name, self.current, self.load = self.names[0], pipeline, load
+        self.speeds: dict[str, Speed] = {}
+
+    def get(self, name: str, report: Progress) -> Pipeline:
+        """The model in memory, after it was loaded and measured if need be. `report` hears what is being done."""
+        if name != self.name:
+            report("loading", 0.0)
+            # The former one stays until the new one is there.
+            self.current, self.name = self.load(name, progress=report), name
+        if name not in self.speeds:
+            report("measuring", 0.0)
+            self.speeds[name] = measure(self.current)
+        return self.current
+
+    @property
+    def speed(self) -> Speed | None:
+        """Of the model in memory; None until it was measured."""
+        return self.speeds.get(self.name)
+
+    def seconds(self, request: ResolvedRequest) -> float | None:
+        """How long this will take, as soon as that is known. Raises RequestError."""
+        plan = make_plan(request, self.current)
+        return None if self.speed is None else seconds_for(plan, self.speed)
+
+    def memory(self, request: ResolvedRequest) -> float:
+        """Bytes, about. Raises RequestError."""
+        return memory_for(make_plan(request, self.current), self.current)
+
+
+def measure(pipeline: Pipeline) -> Speed:
+    """What is known of this machine, or a few calls of the networks at the model's usual size."""
+    speed = Speed(pipeline)
+    if not is_lent():  # a GPU's time is the visitors': their own pictures tell
+        speed.measure(pipeline, make_plan(resolve(Request(), pipeline), pipeline))
+    return speed
+
+
+def styles(pipeline: Pipeline) -> dict[str, str]:
+    """Names of styles (keys of texts.py) and what each adds to the prompt."""
+    if pipeline.name in BUNDLED:
+        return {f"style_{style}": f", {style} style" for style in ("flat", "soft", "glossy")}
+    return dict(_STYLES)
+
+
+_STYLES = {
+    "style_photo": ", photograph, natural light, sharp focus",
+    "style_oil": ", oil painting, visible brush strokes",
+    "style_watercolour": ", watercolour on paper, soft washes",
+    "style_ink": ", ink drawing, fine lines, white background",
+    "style_render": ", 3d render, soft studio light",
+}
+
+
+def styled(prompt: str, style: str | None, pipeline: Pipeline) -> str:
+    """The prompt as it will be drawn, and as its recipe will have it."""
+    added = styles(pipeline).get(style or "", "")
+    return prompt.strip() + added if prompt.strip() and not prompt.strip().endswith(added or "\0") else prompt.strip()
+
+
+def resolve(request: Request, pipeline: Pipeline) -> ResolvedRequest:
+    """What the model will make of it; the seed does not matter here."""
+    config = pipeline.config
+    return replace(request, seed=request.seed or 0).resolve(config.defaults, config.schedule.spacing)

@@ -1,0 +1,46 @@
+"""What is wrong with a wish: beside which control it is said, and in which language."""
+
+import html
+import re
+from collections.abc import Mapping
+
+from stablediff.refusals import translate
+
+# How messages begin, and the control that they are about.
+_ABOUT = {
+    "prompt": "prompt",
+    "negative_prompt": "negative",
+    "seed": "seed",
+    "width": "size",
+    "height": "size",
+    "num_steps": "steps",
+    "guidance_scale": "guidance",
+    "num_images": "count",
+    "strength": "strength",
+    "init_image": "picture",
+    "spacing": "spacing",
+    "the lcm spacing": "spacing",
+    "align_your_steps": "spacing",
+    "the picture": "picture",
+    "cannot read the picture": "picture",
+    "the recipe": "picture",
+}
+
+
+def control_of(message: str) -> str | None:
+    """ "seed is -1: …" -> "seed"; None where no single control is to blame."""
+    if re.match(r".{0,60} is not a size", message):
+        return "size"
+    return next((control for start, control in _ABOUT.items() if re.match(rf"{start}\b", message)), None)
+
+
+def beside(message: str, slots: Mapping[str, object], language: str) -> dict[object, str]:
+    """What to write into each slot: the message into its own (or into "status"), nothing into the others."""
+    control = control_of(message)
+    target = control if control is not None and control in slots else "status"
+    return dict.fromkeys(slots.values(), "") | {slots[target]: wrong(message, language)}
+
+
+def wrong(message: str, language: str) -> str:
+    """A refusal, with nothing in it that could be markup."""
+    return f'<div class="wrong" role="alert">{html.escape(translate(message, language))}</div>'

@@ -1,0 +1,35 @@
+"""The Telegram bot: `TELEGRAM_BOT_TOKEN=... python telegram_bot.py` (or `make bot`), then write to it."""
+
+import sys
+
+from stablediff.errors import StableDiffError
+from stablediff.telegram.logs import start_log
+from stablediff.telegram.options import read_options
+
+
+def main() -> int:
+    try:
+        options = read_options()
+        start_log(options.token, options.log_level)
+
+        # Only now, because these take their time.
+        from telegram.error import InvalidToken
+
+        from stablediff.pipeline import load
+        from stablediff.telegram.bot import run
+
+        pipeline = load(options.model, device=options.device, dtype=options.dtype)
+        print(pipeline.describe(), flush=True)
+        try:
+            run(options, pipeline)
+        except InvalidToken:  # whose text has the token in it
+            print("stablediff: Telegram does not know this token: ask https://t.me/BotFather", file=sys.stderr)
+            return 2
+    except StableDiffError as error:
+        print(f"stablediff: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

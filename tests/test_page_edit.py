@@ -1,0 +1,143 @@
+"""Pictures that come from pictures: edited, painted over, varied, and restored from their recipes."""
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, PATIENCE, PHONE, PIXELS, Browser, Page, draw, expect, go_to, tell, visiting
+from PIL import Image
+
+from stablediff import Request, RequestError
+from stablediff.images import fit_image, png_bytes
+from stablediff.web.edit import split
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install chromium")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "grey.png")
+    return tmp_path / "grey.png"
+
+
+def test_an_uploaded_picture_is_changed_where_it_was_painted(browser: Browser, address: str, photo: Path) -> None:
+    with visiting(browser, address, PHONE) as page:
+        tell(page, "", seed="3", steps=4)
+        go_to(page, "edit")
+        page.click("#edit")
+        expect(page.locator("#picture-wrong .wrong")).to_contain_text("missing", timeout=PATIENCE)
+        page.wait_for_function(PIXELS)
+        drop(page, photo)
+        paint(page)
+        page.fill("#edit-prompt textarea", "green apple, flat style")
+        for _ in range(10):  # the editor hands a stroke over in its own time
+            page.click("#edit")
+            expect(page.locator("#edit-status")).to_contain_text("Drawn in", timeout=PATIENCE)
+            with page.expect_download() as download:
+                page.click("#edit-download")
+            changed, before = Image.open(download.value.path()), fit_image(Image.open(photo), 64, 64)
+            if changed.getpixel((0, 0)) == before.getpixel((0, 0)):
+                break
+        expect(page.locator("#edit-recipe textarea")).to_have_value(re.compile("Denoising strength: 0.6"))
+        expect(page.locator("#before-after img").first).to_be_visible(timeout=PATIENCE)
+    assert changed.size == (64, 64)  # the proportions of the photo, the size of the model
+    assert changed.getpixel((32, 32)) != before.getpixel((32, 32))
+    for corner in ((0, 0), (63, 0), (0, 63), (63, 63)):  # unpainted
+        assert changed.getpixel(corner) == before.getpixel(corner)
+
+
+def drop(page: Page, photo: Path) -> None:
+    """Until the editor, which draws with its own clock, has taken it: before it is ready it forgets files."""
+    hint = page.locator("#editor").get_by_text("Drop a picture here")
+    for _ in range(10):
+        page.set_input_files("#editor input[type=file]", str(photo))
+        try:
+            expect(hint).to_be_hidden(timeout=5_000)
+        except AssertionError:
+            continue
+        return
+    raise AssertionError("the editor never took the picture")
+
+
+def paint(page: Page) -> None:
+    """A stroke about the middle of the canvas, until it is to be seen."""
+    expect(page.locator("#editor button[aria-label=Brush]")).to_have_class(re.compile("highlight"), timeout=PATIENCE)
+    for _ in range(10):
+        canvas = page.locator("#editor canvas").first
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        assert box is not None
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.move(x - 20, y)
+        page.mouse.down()
+        page.mouse.move(x + 20, y, steps=8)
+        page.mouse.up()
+        seen = page.screenshot(clip={"x": x - 2, "y": y - 2, "width": 4, "height": 4})
+        if Image.open(io.BytesIO(seen)).convert("L").getextrema()[0] > 250:
+            return
+    raise AssertionError("the editor never took the stroke")
+
+
+def test_stickers_variations_a_larger_size_and_editing_start_from_the_chosen_picture(
+    browser: Browser, address: str
+) -> None:
+    with visiting(browser, address) as page:
+        draw(page, "red apple, flat style", seed="1", steps=2)
+        expect(page.locator("#status")).to_contain_text("Drawn in", timeout=PATIENCE)
+        page.click("#sticker")
+        with page.expect_download() as download:
+            page.click("#sticker-file")
+        sticker = Image.open(download.value.path())
+        assert (sticker.format, sticker.size, sticker.mode) == ("WEBP", (512, 512), "RGBA")
+        page.click("#edit-it")
+        expect(page.locator("#edit-prompt textarea")).to_have_value("red apple, flat style", timeout=PATIENCE)
+        go_to(page, "create")
+        page.click("#upscale")
+        expect(page.locator("#create-recipe textarea")).to_have_value(re.compile("Size: 128x128"), timeout=PATIENCE)
+        page.click("#vary")
+        expect(page.locator("#status")).to_contain_text(" to ", timeout=PATIENCE)  # the last of the seeds
+        expect(page.locator("#create-gallery .thumbnails .thumbnail-item")).to_have_count(4)
+
+
+def test_a_dropped_png_gives_its_settings_back(browser: Browser, address: str, tmp_path: Path) -> None:
+    words = (
+        "a fox\nNegative prompt: blurry\nSteps: 12, Sampler: DPM++ 2M Karras, CFG scale: 6.5, Seed: 42, Size: 256x384"
+    )
+    (tmp_path / "foreign.png").write_bytes(png_bytes(Image.new("RGB", (8, 8)), words))
+    Image.new("RGB", (8, 8)).save(tmp_path / "bare.png")
+    with visiting(browser, address) as page:
+        page.click("#restore button")
+        page.set_input_files("#restore-file input[type=file]", str(tmp_path / "bare.png"))
+        expect(page.locator("#restored .wrong")).to_contain_text("no recipe", timeout=PATIENCE)
+        page.click("#restore-file button[aria-label=Clear], #restore-file button[aria-label='Remove this file']")
+        page.set_input_files("#restore-file input[type=file]", str(tmp_path / "foreign.png"))
+        expect(page.locator("#prompt textarea")).to_have_value("a fox", timeout=PATIENCE)
+        expect(page.locator("#negative textarea")).to_have_value("blurry")
+        expect(page.locator("#steps input[type=number]")).to_have_value("12")
+        expect(page.locator("#seed input, #seed textarea")).to_have_value("42")
+        expect(page.locator("#size input")).to_have_value("256x384")
+
+
+def sent(image: Image.Image) -> io.BytesIO:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer
+
+
+def test_the_mask_is_what_any_layer_covers() -> None:
+    picture, layer = Image.new("RGBA", (64, 64), "red"), Image.new("RGBA", (32, 32))
+    image, mask = split({"background": sent(picture), "layers": [sent(layer)]})
+    assert (image.mode, image.tobytes(), mask) == ("RGB", picture.convert("RGB").tobytes(), None)
+    layer.putpixel((3, 3), (255, 255, 255, 9))
+    image, mask = split({"background": sent(picture), "layers": [sent(layer)]})
+    assert mask is not None
+    assert mask.size == image.size
+    assert Request(init_image=image, mask_image=mask)
+    for nothing in (None, {}, {"background": None, "layers": []}, "text"):
+        with pytest.raises(RequestError, match="missing"):
+            split(nothing)
+    with pytest.raises(RequestError, match="cannot read the picture that was sent"):
+        split({"background": io.BytesIO(b"no picture")})
+    with pytest.raises(RequestError, match="paint again"):
+        split({"background": sent(picture), "layers": [io.BytesIO(b"no picture")]})

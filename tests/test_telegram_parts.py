@@ -1,0 +1,203 @@
+"""The bot's parts that need no Telegram: commands, whose turn it is, stickers, texts, the token."""
+
+import logging
+import re
+import string
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy import toy_pipeline
+
+from stablediff import Request, RequestError
+from stablediff.diffusion.samplers import SAMPLERS
+from stablediff.request import Limits
+from stablediff.telegram import command, keyboards
+from stablediff.telegram.desk import Usage
+from stablediff.telegram.emoji import emoji as proposed
+from stablediff.telegram.logs import Redacted
+from stablediff.telegram.queue import FairQueue
+from stablediff.telegram.record import as_command, from_record, resolve, to_record
+from stablediff.telegram.store import Store
+from stablediff.telegram.texts import _TEXTS, COMMANDS, shorten
+from stablediff.web import wish
+
+TOKEN = "123456789:AAcanary-Token_0123456789abcdefghij"
+
+
+def test_flags_are_read_as_people_write_them() -> None:
+    typed = "a red fox --steps 12 --seed 7 --size 512x768 --guidance 6,5 --sampler ddim --no blurry, grey"
+    assert command.parse(typed) == {
+        "prompt": "a red fox",
+        "num_steps": 12,
+        "seed": 7,
+        "width": 512,
+        "height": 768,
+        "guidance_scale": 6.5,
+        "sampler": "ddim",
+        "negative_prompt": "blurry, grey",
+    }
+    assert command.parse("fox —steps 3\nfog\nrain") == {"prompt": "fox", "num_steps": 3, "negative_prompt": "fog\nrain"}
+    assert command.parse("--n 2 a fox --cfg=3") == {"prompt": "a fox", "num_images": 2, "guidance_scale": 3.0}
+    assert command.parse("a well-known -- dash") == {"prompt": "a well-known -- dash"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("fox --step 3", "there is no --step"),
+        ("fox --steps three", "write a whole number"),
+        ("fox --guidance much", "write a number"),
+        ("fox --size big", "is not a size"),
+        ("fox --seed", "needs a value"),
+    ],
+)
+def test_a_wrong_flag_is_named(typed: str, answer: str) -> None:
+    with pytest.raises(RequestError, match=answer):
+        command.parse(typed)
+
+
+@pytest.mark.parametrize("negative", ["", "blurry", "two\nlines", "with --steps 3 inside"])
+def test_a_copied_command_is_the_same_request_as_the_page_makes(negative: str) -> None:
+    pipeline = toy_pipeline()
+    typed = {"prompt": "a red fox", "negative": negative, "steps": 5, "guidance": 6.25, "sampler": "euler"}
+    typed |= {"size": "64x128", "seed": "9007199254740993"}
+    page = resolve(pipeline, wish.to_request(typed, pipeline, Limits()))
+    copied = as_command(pipeline, to_record(page, None), page.seed)
+    chat = resolve(pipeline, Request(**command.parse(copied.removeprefix("/gen "))))
+    assert to_record(chat, None) == to_record(page, None)
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(
+    prompt=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Z"]), min_size=1, max_size=40).filter(
+        lambda text: "--" not in text and "—" not in text
+    ),
+    steps=st.integers(1, 1000),
+    guidance=st.floats(0, 100),
+    seed=st.integers(0, 2**63 - 1),
+    sampler=st.sampled_from(sorted(SAMPLERS)),
+    spacing=st.sampled_from([None, "karras", "trailing"]),
+)
+def test_every_request_survives_as_a_command(
+    prompt: str, steps: int, guidance: float, seed: int, sampler: str, spacing: str | None
+) -> None:
+    pipeline = toy_pipeline()
+    request = resolve(
+        pipeline,
+        Request(prompt, num_steps=steps, guidance_scale=guidance, seed=seed, sampler=sampler, spacing=spacing),
+    )
+    record = to_record(request, None)
+    copied = as_command(pipeline, record, seed)
+    again = resolve(pipeline, Request(**command.parse(copied.removeprefix("/gen "))))
+    assert again == request
+    assert from_record(record) == request
+
+
+def test_turns_go_round_and_nobody_waits_for_anothers_list() -> None:
+    queue = FairQueue()
+    for user in range(30):
+        for number in range(5):
+            queue.put(user, 10 * user + number)
+    expected = [10 * user + number for number in range(5) for user in range(30)]
+    assert list(queue.order()) == expected
+    assert queue.place(11) == 32
+    assert [queue.take() for _ in range(30)] == expected[:30]
+    queue.put(99, 990)  # somebody new waits for one turn of each, not for four
+    assert queue.place(990) == 31
+    assert queue.remove(21)
+    assert not queue.remove(21)
+    taken = [queue.take() for _ in range(len(queue))]
+    assert sorted(filter(None, taken)) == sorted({*expected[30:], 990} - {21})
+    assert queue.take() is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "emoji"),
+    [("fox, flat style", "🦊"), ("a Red Apple!", "🍎"), ("sunflower", "🌻"), ("nothing at all", "🎨"), ("", "🎨")],
+)
+def test_an_emoji_is_proposed_from_the_prompt(prompt: str, emoji: str) -> None:
+    assert proposed(prompt) == emoji
+
+
+def test_both_languages_say_the_same_things() -> None:
+    def blanks(text: str) -> set[str | None]:
+        return {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
+
+    for key, (english, russian) in _TEXTS.items():
+        assert blanks(english) == blanks(russian), key
+        assert re.search("[А-Яа-я]", russian) or not re.search("[A-Za-z]", re.sub(r"{\w+}|seed", "", english)), key
+    assert all(re.search("[А-Яа-я]", russian) for _, russian in COMMANDS.values())
+
+
+def test_texts_are_shortened_in_telegrams_units() -> None:
+    assert shorten("short", 10) == "short"
+    assert shorten("🦊" * 10, 20) == "🦊" * 10
+    assert shorten("🦊" * 11, 20) == "🦊" * 9 + "…"
+
+
+def test_a_command_that_is_too_long_to_copy_gets_a_button_that_sends_it() -> None:
+    def copies(command: str) -> bool:
+        rows = keyboards.under_picture("en", 2**62, 63, command).inline_keyboard
+        assert all(len(str(button.callback_data or "").encode()) <= 64 for row in rows for button in row)
+        return rows[-1][-1].copy_text is not None
+
+    assert copies("x" * 256)
+    assert not copies("x" * 257)
+    assert not copies("🦊" * 129)
+
+
+def test_a_days_work_is_counted_and_a_new_day_starts_afresh() -> None:
+    usage = Usage()
+    usage.add(1, 2.5)
+    usage.add(1, 1)
+    assert (usage.of(1), usage.of(2)) == (3.5, 0)
+    usage._day = usage._day.replace(year=2000)
+    assert usage.of(1) == 0
+
+
+def test_the_log_hides_the_token_wherever_it_stands() -> None:
+    log = Redacted(TOKEN)
+    try:
+        raise ValueError(f"https://api.telegram.org/bot{TOKEN}/getMe")
+    except ValueError:
+        record = logging.LogRecord("x", logging.ERROR, "", 1, "at %s", (TOKEN.replace(":", "%3A"),), sys.exc_info())
+    text = log.format(record)
+    assert "canary" not in text
+    assert text.count("<token>") >= 2
+    assert "ValueError" in text
+
+
+def test_what_is_old_is_forgotten_and_what_waits_is_not(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    columns = {"user_id": 1, "chat_id": 1, "kind": "picture", "language": "en", "seeds": [5]}
+    for state in ("done", "closed", "queued"):
+        job = store.add_job(state=state, request={"prompt": "zebra", "init": f"{state}.png"}, **columns)
+        assert job is not None
+        for file in (store.picture_file(job.id, 0), store.input_file(f"{state}.png")):
+            file.write_bytes(b"zebra")
+    store.forget_older_than(0)
+    assert len(store.jobs_in("done", "closed", "queued")) == 3
+    store.forget_older_than(time.time() + 1)
+    assert [job.state for job in store.jobs_in("done", "closed", "queued")] == ["queued"]
+    assert {file.name for file in tmp_path.glob("*/*")} == {"3-0.png", "queued.png"}
+    store.forget(1)
+    assert list(tmp_path.glob("*/*")) == []
+    assert not any(b"zebra" in file.read_bytes() for file in tmp_path.iterdir() if file.is_file())
+    store.close()
+
+
+def test_an_update_is_heard_once_and_kept_until_it_is_answered(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.keep_update(7, "first")
+    assert not store.keep_update(7, "again")
+    assert store.keep_update(8, "second")
+    store.update_done(7)
+    store.close()
+    reopened = Store(tmp_path)
+    assert reopened.unanswered() == ["second"]
+    assert not reopened.keep_update(7, "again")
+    reopened.close()
