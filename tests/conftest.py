@@ -33,6 +33,14 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STABLEDIFF_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Pages of tests that run side by side keep their files apart: each clears up after itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("pictures")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def sticker() -> Pipeline:
     """The bundled model, in float32 so that pictures do not depend on what the CPU computes best."""

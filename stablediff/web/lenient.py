@@ -1,7 +1,10 @@
 """Gradio's controls, with their values handed over as they were sent: what is wrong with one is for our own checks to
-say, beside the control, in the visitor's language and before anything is decoded."""
+say, beside the control, in the visitor's language and before anything is decoded. And with pictures that are whole in
+whatever moment a browser asks for them."""
 
 import io
+import os
+import tempfile
 from abc import ABCMeta
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,8 @@ import gradio as gr
 from fastapi import HTTPException
 from gradio.components.base import server
 from gradio.components.image_editor import AcceptBlobs, EditorData
+from gradio.processing_utils import encode_pil_to_bytes, hash_bytes
+from PIL import Image
 
 _MOST_BYTES = 10_000_000  # of one picture
 _MOST_LAYERS = 8
@@ -52,6 +57,38 @@ def _accept_blobs(self: Any, data: AcceptBlobs) -> None:
         del self.blob_storage[next(iter(self.blob_storage))]
 
 
+def _showing(component: Any) -> Callable[..., Any]:
+    """Gradio writes a picture again each time that it is shown, over the file that another visitor may be reading."""
+
+    def postprocess(self: Any, value: Any) -> Any:
+        return component.postprocess(self, _put_down(value, Path(self.GRADIO_CACHE), self.format))
+
+    return postprocess
+
+
+def _put_down(value: Any, cache: Path, kind: str) -> Any:
+    """Pictures in lists, tuples and dictionaries -> paths of their files."""
+    if isinstance(value, dict):
+        return {key: _put_down(inner, cache, kind) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_put_down(inner, cache, kind) for inner in value)
+    return str(_whole_file(value, cache, kind)) if isinstance(value, Image.Image) else value
+
+
+def _whole_file(picture: Image.Image, cache: Path, kind: str) -> Path:
+    """The picture's file, which appears with everything in it and is never written again."""
+    data = encode_pil_to_bytes(picture, kind)  # type: ignore[no-untyped-call]
+    path = cache.resolve() / hash_bytes(data) / f"image.{kind}"
+    try:
+        os.utime(path)  # an old file is removed, unless it is used again
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(data)
+        Path(file.name).replace(path)
+    return path
+
+
 def _file(sent: Any) -> io.BytesIO | None:
     """What was sent, whether the browser sent the bytes or a program named what it had uploaded before."""
     if sent is None:
@@ -67,11 +104,19 @@ Slider = _kind_of(gr.Slider, preprocess=_as_sent)
 Number = _kind_of(gr.Number, preprocess=_as_sent)
 Dropdown = _kind_of(gr.Dropdown, preprocess=_as_sent)
 Radio = _kind_of(gr.Radio, preprocess=_as_sent)
-ImageEditor = _kind_of(gr.ImageEditor, preprocess=_files, accept_blobs=_accept_blobs)
+ImageEditor = _kind_of(
+    gr.ImageEditor, preprocess=_files, accept_blobs=_accept_blobs, postprocess=_showing(gr.ImageEditor)
+)
+Shown = _kind_of(gr.Image, postprocess=_showing(gr.Image))
+Gallery = _kind_of(gr.Gallery, postprocess=_showing(gr.Gallery))
+ImageSlider = _kind_of(gr.ImageSlider, postprocess=_showing(gr.ImageSlider))
 KINDS: dict[Any, Any] = {
     gr.Slider: Slider,
     gr.Number: Number,
     gr.Dropdown: Dropdown,
     gr.Radio: Radio,
     gr.ImageEditor: ImageEditor,
+    gr.Image: Shown,
+    gr.Gallery: Gallery,
+    gr.ImageSlider: ImageSlider,
 }
