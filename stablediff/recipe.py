@@ -5,9 +5,12 @@ Negative prompt: …
 Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.0, Seed: 1, Size: 512x512, Model: sticker, …
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+
+from PIL import Image
 
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
@@ -38,12 +41,19 @@ def to_text(
         "CFG rescale": request.guidance_rescale or None,
         "CFG interval": "{}-{}".format(*request.guidance_interval) if request.guidance_interval else None,
         "Denoising strength": request.strength if request.init_image is not None else None,
+        "Init image hash": _hash(request.init_image, request.mask_image) if request.init_image is not None else None,
         "Version": f"stablediff {version}",
     }
     text = _join(request, items)
     prompts = {"Prompt": request.prompt, "Negative prompt": request.negative_prompt}
     # A prompt with our own marks in it would be read as something else; it is kept in the last line, too.
     return text if prompts.items() <= parse(text).items() else _join(request, items | prompts)
+
+
+def _hash(*pictures: Image.Image | None) -> str:
+    """What a picture began from cannot stand in its recipe; two recipes that began from different ones shall differ."""
+    pixels = [picture.convert("RGBA").tobytes() for picture in pictures if picture is not None]
+    return hashlib.sha256(b"".join(pixels)).hexdigest()[:10]
 
 
 def _join(request: Request, items: dict[str, object]) -> str:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, PATIENCE, PHONE, PIXELS, Browser, Page, draw, expect, go_to, tell, visiting
+from browser import CHROMIUM, PATIENCE, PHONE, PIXELS, Browser, Page, draw, expect, go_to, open_page, tell, visiting
 from PIL import Image
 
 from stablediff import Request, RequestError
@@ -31,20 +31,49 @@ def test_an_uploaded_picture_is_changed_where_it_was_painted(browser: Browser, a
         drop(page, photo)
         paint(page)
         page.fill("#edit-prompt textarea", "green apple, flat style")
-        for _ in range(10):  # the editor hands a stroke over in its own time
-            page.click("#edit")
-            expect(page.locator("#edit-status")).to_contain_text("Drawn in", timeout=PATIENCE)
-            with page.expect_download() as download:
-                page.click("#edit-download")
-            changed, before = Image.open(download.value.path()), fit_image(Image.open(photo), 64, 64)
-            if changed.getpixel((0, 0)) == before.getpixel((0, 0)):
-                break
+        changed, before = edited_where_painted(page, photo), fit_image(Image.open(photo), 64, 64)
         expect(page.locator("#edit-recipe textarea")).to_have_value(re.compile("Denoising strength: 0.6"))
         expect(page.locator("#before-after img").first).to_be_visible(timeout=PATIENCE)
     assert changed.size == (64, 64)  # the proportions of the photo, the size of the model
     assert changed.getpixel((32, 32)) != before.getpixel((32, 32))
     for corner in ((0, 0), (63, 0), (0, 63), (63, 63)):  # unpainted
         assert changed.getpixel(corner) == before.getpixel(corner)
+
+
+def test_what_was_painted_and_set_comes_back_after_a_refresh(browser: Browser, address: str, photo: Path) -> None:
+    with visiting(browser, address) as page:
+        tell(page, "", seed="3", steps=4)
+        go_to(page, "edit")
+        page.wait_for_function(PIXELS)
+        drop(page, photo)
+        paint(page)
+        page.fill("#edit-prompt textarea", "green apple, flat style")
+        page.fill("#strength input[type=number]", "0.9")
+        page.press("#strength input[type=number]", "Tab")
+        first = edited_where_painted(page, photo)
+        open_page(page, address)
+        go_to(page, "edit")
+        expect(page.locator("#edit-prompt textarea")).to_have_value("green apple, flat style", timeout=PATIENCE)
+        expect(page.locator("#strength input[type=number]")).to_have_value("0.9", timeout=PATIENCE)
+        expect(page.locator("#before-after img").first).to_be_visible(timeout=PATIENCE)
+        again = edited_where_painted(page, photo)
+    assert "Denoising strength: 0.9, Init image hash: " in first.info["parameters"]
+    assert again.info["parameters"] == first.info["parameters"]
+    assert again.tobytes() == first.tobytes()
+
+
+def edited_where_painted(page: Page, photo: Path) -> Image.Image:
+    before = fit_image(Image.open(photo), 64, 64)
+    for _ in range(10):  # the editor hands a stroke over in its own time
+        page.click("#edit")
+        expect(page.locator("#edit")).to_be_enabled(timeout=PATIENCE)
+        expect(page.locator("#edit-status")).to_contain_text("Drawn in", timeout=PATIENCE)
+        with page.expect_download() as download:
+            page.click("#edit-download")
+        changed = Image.open(download.value.path())
+        if changed.getpixel((0, 0)) == before.getpixel((0, 0)):
+            return changed
+    raise AssertionError("the stroke was never heard of")
 
 
 def drop(page: Page, photo: Path) -> None:

@@ -92,6 +92,7 @@ def test_another_model_can_be_chosen(browser: Browser) -> None:
 
     with (
         serving(toy_pipeline(), models=("toy", "other", "broken"), loader=loader) as url,
+        visiting(browser, url, locale="ru-RU") as bystander,
         visiting(browser, url) as page,
     ):
         for name, answer in [("other", "other is ready"), ("broken", "no model 'broken'")]:
@@ -108,6 +109,10 @@ def test_another_model_can_be_chosen(browser: Browser) -> None:
         expect(page.locator("#create-recipe textarea")).to_have_value(
             re.compile("Sampler: Euler,.*Size: 128x64, Model: other"), timeout=PATIENCE
         )
+        expect(page.locator("#restored")).to_be_empty()
+        expect(bystander.locator("#restored")).to_contain_text("Кто-то выбрал модель other", timeout=PATIENCE)
+        expect(bystander.locator("#model input")).to_have_value("other", timeout=PATIENCE)
+        expect(bystander.locator("#steps input[type=number]")).to_have_value("2", timeout=PATIENCE)
 
 
 def test_the_environment_narrows_what_may_be_asked_for() -> None:

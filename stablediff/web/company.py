@@ -16,7 +16,7 @@ from stablediff.web.studio import QUIET, WATCHING, Studio
 
 Follow = Callable[[Job, str], AsyncIterator[dict[Any, Any]]]
 
-_SETTLED = 2.0  # seconds after its end that a job's own last word may take
+SETTLED = 2.0  # seconds after its end that a job's own last word may take
 
 
 def keep_controls(page: gr.Blocks, tab: str, controls: Sequence[Any]) -> None:
@@ -64,7 +64,7 @@ def accompany(studio: Studio, stage: Stage, tab: str, *drawing: Any) -> Any:
         job = desk.find(key)
         if job is None:
             yield {stage.status: gr.skip() if key == "" else progress.lost(language), **stage.idle()}
-        elif job.since_end < _SETTLED:
+        elif job.since_end < SETTLED:
             yield {stage.status: gr.skip()}
         else:
             job.language = language

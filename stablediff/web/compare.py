@@ -12,14 +12,14 @@ import gradio as gr
 from stablediff.errors import RequestError
 from stablediff.images import png_bytes
 from stablediff.web import progress, wish
-from stablediff.web.company import take_up
+from stablediff.web.company import SETTLED, take_up
 from stablediff.web.create import Create
 from stablediff.web.desk import Job, Work
 from stablediff.web.grid import AXES, NOTHING, Axis, cells, read_axis, sheet
 from stablediff.web.models import resolve
 from stablediff.web.progress import duration
 from stablediff.web.runner import make_runner
-from stablediff.web.shelf import files
+from stablediff.web.shelf import TICK, files
 from stablediff.web.studio import QUIET, WATCHING, Studio
 from stablediff.web.texts import text
 from stablediff.web.trouble import wrong
@@ -69,10 +69,14 @@ def make_compare(studio: Studio, create: Create) -> None:
                 elem_id="comparison",
             )
     ticket = gr.Textbox(visible="hidden", show_label=False)
+    clock = gr.Timer(TICK, active=False)
     controls = list(create.named.values())
     clear: dict[Any, Any] = dict.fromkeys(slots.values(), "")
-    idle = {runner.run: gr.update(interactive=True), runner.stop: gr.update(interactive=False)}
-    outputs = [runner.status, *slots.values(), picture, ticket, runner.run, runner.stop]
+    outputs = [runner.status, *slots.values(), picture, ticket, runner.run, runner.stop, clock]
+
+    def switched(*, busy: bool) -> dict[Any, Any]:
+        buttons = {runner.run: gr.update(interactive=not busy), runner.stop: gr.update(interactive=busy)}
+        return {**buttons, clock: gr.Timer(active=busy)}
 
     def answer(error: RequestError, language: str) -> dict[Any, Any]:
         slot = slots[error.axis if isinstance(error, AxisError) else "all"]
@@ -96,14 +100,13 @@ def make_compare(studio: Studio, create: Create) -> None:
             work = await asyncio.to_thread(_plan, studio, create, values, secrets.randbelow(2**32))
             job = studio.submit(visitor, work)
         except RequestError as error:
-            yield {**answer(error, language), runner.status: "", **idle}
+            yield {**answer(error, language), runner.status: "", **switched(busy=False)}
             return
         async for update in follow(job, language):
             yield update
 
     async def follow(job: Job, language: str) -> AsyncIterator[dict[Any, Any]]:
-        busy = {runner.run: gr.update(interactive=False), runner.stop: gr.update(interactive=True)}
-        working = {**clear, ticket: job.key, **busy}
+        working = {**clear, ticket: job.key, **switched(busy=True)}
         yield working
         finished = 0
         async for _ in studio.desk.watch(job):
@@ -117,12 +120,27 @@ def make_compare(studio: Studio, create: Create) -> None:
             finished = len(job.images)
             with await asyncio.to_thread(_picture, job, language) as paths:
                 yield {**update, picture: paths[0]}
-        last: dict[Any, Any] = {runner.status: _line(job, language), **idle}
+        async for answer in end(job, language):
+            yield answer
+
+    async def end(job: Job, language: str) -> AsyncIterator[dict[Any, Any]]:
+        last: dict[Any, Any] = {runner.status: _line(job, language), **switched(busy=False)}
         if not job.images:
             yield last
             return
         with await asyncio.to_thread(_picture, job, language) as paths:
             yield {**last, picture: paths[0]}
+
+    async def settle(key: str, language: str) -> AsyncIterator[dict[Any, Any]]:
+        """As in `accompany`: the end does not hang on one message of a stream."""
+        job = studio.desk.find(key)
+        if job is None:
+            yield {runner.status: gr.skip() if key == "" else progress.lost(language), **switched(busy=False)}
+        elif job.since_end < SETTLED:
+            yield {runner.status: gr.skip()}
+        else:
+            async for answer in end(job, language):
+                yield answer
 
     gr.on(
         [*(axis.change for axis in axes), create.named["steps"].change, create.named["size"].change],
@@ -134,7 +152,9 @@ def make_compare(studio: Studio, create: Create) -> None:
     )
     runner.run.click(compare, [studio.language, *axes, *controls], outputs, **WATCHING)
     take_up(studio, "compare", ticket, outputs, follow)
+    clock.tick(settle, [ticket, studio.language], outputs, **QUIET)
     studio.connect_stop(runner.stop, ticket)
+    studio.kept["compare"] = axes
 
 
 def _axis(studio: Studio, key: str) -> list[Any]:

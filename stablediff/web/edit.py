@@ -18,6 +18,13 @@ from stablediff.web.shelf import Drawn, Stage, make_stage
 from stablediff.web.studio import QUIET, WATCHING, Studio
 
 TAKEN = ("steps", "guidance", "sampler", "spacing", "seed", "count")  # from the first tab's controls
+# The editor is built when its tab opens, and loses layers that it is given before.
+_WHEN_THE_CANVAS_IS_THERE = """async key => {
+  const canvas = () => document.querySelector('#editor canvas');
+  while (!canvas() || !canvas().width) await new Promise(done => setTimeout(done, 200));
+  await new Promise(done => setTimeout(done, 500));
+  return key;
+}"""
 _EDITOR_SIDE = 2048  # pixels: no model draws more
 
 
@@ -105,10 +112,11 @@ def make_edit(studio: Studio, create: Create) -> tuple[gr.ImageEditor, gr.Textbo
         **WATCHING,
     )
     going = accompany(studio, stage, "edit", editing)
-    studio.left["edit"].change(paint_again, studio.left["edit"], editor, **QUIET)
+    studio.left["edit"].change(paint_again, studio.left["edit"], editor, js=_WHEN_THE_CANVAS_IS_THERE, **QUIET)
     for event in (editing, going):
         event.then(compare, [stage.ticket, stage.shelf, stage.chosen], [before, slider], **QUIET)
     stage.chosen.change(before_after, [before, stage.shelf, stage.chosen], slider, **QUIET)
+    studio.kept["edit"] = [prompt, negative, strength]
     return editor, prompt
 
 

@@ -85,7 +85,9 @@ def build_page(
         language.input(None, language, None, js=REMEMBER_LANGUAGE, api_visibility="private")
         connect_switch(studio, create, model, page)
         make_api(studio)
-        keep_controls(page, "create", [*create.named.values(), create.settings.quality])
+        studio.kept["create"] = [*create.named.values(), create.settings.quality]
+        for tab, controls in studio.kept.items():
+            keep_controls(page, tab, controls)
         left = studio.left
         page.load(None, None, [language, *left.values()], js=open_page(left), api_visibility="private")
     desk.submit("", Work(known.name, ()))  # measures how fast this machine is

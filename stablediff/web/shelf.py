@@ -19,7 +19,7 @@ from stablediff.web.desk import Desk, Job
 from stablediff.web.voice import Voice
 
 PREVIEW_SIDE = 384  # pixels of the longer side
-_TICK = 3.0  # seconds between two questions after a job
+TICK = 3.0  # seconds between two questions after a job
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def make_stage(voice: Voice, prefix: str, run: gr.Button, stop: gr.Button, statu
         gr.Textbox, {"label": "recipe"}, lines=3, interactive=False, buttons=["copy"], elem_id=f"{prefix}-recipe"
     )
     ticket = gr.Textbox(visible="hidden", elem_id=f"{prefix}-ticket", show_label=False)
-    clock = gr.Timer(_TICK, active=False)
+    clock = gr.Timer(TICK, active=False)
     stage = Stage(status, gallery, gr.State([]), gr.State(0), ticket, download, recipe, run, stop, clock)
     gallery.select(
         _choose,

@@ -42,6 +42,7 @@ class Studio:
     repository: str = ""
     archive: Archive | None = None
     left: dict[str, gr.Textbox] = field(default_factory=dict)  # by tab: takes the job that was left there, on return
+    kept: dict[str, list[Any]] = field(default_factory=dict)  # by tab: controls that come back as they were left
 
     def submit(self, visitor: gr.Request, work: Work) -> Job:
         """Raises RequestError. A page's own name can be forged by a script, the address that it calls from cannot."""

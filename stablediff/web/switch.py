@@ -12,19 +12,36 @@ from stablediff.web.create import Create, style_choices
 from stablediff.web.desk import Work
 from stablediff.web.scripts import WITH_LANGUAGE
 from stablediff.web.studio import QUIET, WATCHING, Studio
+from stablediff.web.texts import text
 from stablediff.web.trouble import wrong
+
+_GLANCE = 5.0  # seconds between two looks at which model is there
 
 
 def connect_switch(studio: Studio, create: Create, model: gr.Dropdown, page: gr.Blocks) -> None:
     named, status, models = create.named, create.stage.status, studio.models
-    first = models.name
+    told = gr.State(models.name)  # the model that the page speaks of
+    clock = gr.Timer(_GLANCE, active=len(models.names) > 1)
 
     def face(language: str) -> dict[Any, Any]:
         """What the page says of the model that is there."""
         return {
+            told: models.name,
             model: models.name,
             create.about: html.escape(models.current.describe()),
             named["style"]: gr.update(choices=style_choices(models.current, language), value=""),
+        }
+
+    def habits() -> dict[Any, Any]:
+        """The controls as the model is used to them."""
+        defaults = models.current.config.defaults
+        return {
+            create.settings.quality: "balanced",
+            named["steps"]: min(defaults.num_steps, studio.limits.max_steps),
+            named["guidance"]: max(defaults.guidance_scale, 1),
+            named["sampler"]: defaults.sampler,
+            named["spacing"]: "",
+            named["size"]: f"{defaults.width}x{defaults.height}",
         }
 
     async def switch(visitor: gr.Request, language: str, name: str) -> AsyncIterator[dict[Any, Any]]:
@@ -44,26 +61,25 @@ def connect_switch(studio: Studio, create: Create, model: gr.Dropdown, page: gr.
         if job.error is not None:
             yield {**ticket, status: progress.closing(job), model: models.name}
             return
-        defaults = models.current.config.defaults
-        yield {
-            **ticket,
-            **face(job.language),
-            status: progress.closing(job),
-            create.settings.quality: "balanced",
-            named["steps"]: min(defaults.num_steps, studio.limits.max_steps),
-            named["guidance"]: max(defaults.guidance_scale, 1),
-            named["sampler"]: defaults.sampler,
-            named["spacing"]: "",
-            named["size"]: f"{defaults.width}x{defaults.height}",
-        }
+        yield {**ticket, **face(job.language), **habits(), status: progress.closing(job)}
 
-    def catch_up(_name: str, language: str) -> dict[Any, Any]:
+    def open_page(_told: str, language: str) -> dict[Any, Any]:
         """The page was made for the first model, and somebody may have chosen another one since."""
-        return {model: gr.skip()} if models.name == first else face(language)
+        return {told: gr.skip()} if models.name == models.names[0] else face(language)
 
-    said = [model, create.about, named["style"]]
-    changed = [named[name] for name in ("steps", "guidance", "sampler", "spacing", "size")]
-    outputs = [*said, status, create.stage.ticket, create.settings.quality, *changed]
+    def look(told_name: str, key: str, language: str) -> dict[Any, Any]:
+        """What another visitor chooses changes this page, too, which would else promise one model and show another."""
+        job = studio.desk.find(key)
+        own = job is not None and job.state != "done" and not job.work.requests  # `switch` will tell
+        if own or told_name == models.name:
+            return {told: gr.skip()}
+        line = text("model_switched", language, model=html.escape(models.name))
+        return {**face(language), **habits(), create.restored: line}
+
+    said = [told, model, create.about, named["style"]]
+    changed = [create.settings.quality, *(named[name] for name in ("steps", "guidance", "sampler", "spacing", "size"))]
+    outputs = [*said, status, create.stage.ticket, *changed]
     model.input(switch, [studio.language, model], outputs, **WATCHING)
     if len(models.names) > 1:
-        page.load(catch_up, [model, studio.language], said, js=WITH_LANGUAGE, **QUIET)
+        page.load(open_page, [told, studio.language], said, js=WITH_LANGUAGE, **QUIET)
+        clock.tick(look, [told, create.stage.ticket, studio.language], [*said, create.restored, *changed], **QUIET)

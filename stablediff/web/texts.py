@@ -15,6 +15,10 @@ TEXTS = {
     "dark": ("◐ Theme", "◐ Тема"),
     "model": ("Model", "Модель"),
     "loaded": ("The model {model} is ready.", "Модель {model} готова."),
+    "model_switched": (
+        "Somebody else has chosen the model {model}: it draws for all, with its own settings.",
+        "Кто-то выбрал модель {model}: теперь она рисует для всех, со своими настройками.",
+    ),
     "tab_create": ("Create", "Создать"),
     "tab_edit": ("Edit", "Изменить"),
     "tab_inside": ("Inside", "Внутри"),
