@@ -193,7 +193,7 @@ class Limits:
 def parse_size(text: str) -> tuple[int, int]:
     """ "512x768" or "512" -> (width, height); whether they can be drawn is for the request to say."""
     text = str(text)
-    match = re.fullmatch(r"\s*(\d{1,9})\s*(?:[xX×*]\s*(\d{1,9})\s*)?", text)
+    match = re.fullmatch(r"\s*(\d{1,9})\s*(?:[xX×*хХ]\s*(\d{1,9})\s*)?", text)
     if match is None:
         raise RequestError(f"{text[:50]!r} is not a size: write width x height in pixels, as 512x512")
     return int(match[1]), int(match[2] or match[1])

@@ -85,3 +85,12 @@ def test_good_options_are_taken_as_they_are() -> None:
 
 def test_the_bot_has_the_pages_limits() -> None:
     assert read_options([], WITH_TOKEN).limits.max_steps == 100
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--token", TOKEN], ["--token-file", TOKEN], [TOKEN], ["--webhook-port", TOKEN]], ids=repr
+)
+def test_a_token_in_a_wrong_place_is_not_shown(arguments: list[str]) -> None:
+    with pytest.raises(RequestError) as caught:
+        read_options(arguments, {})
+    assert TOKEN not in str(caught.value)

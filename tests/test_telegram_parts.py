@@ -1,15 +1,19 @@
 """The bot's parts that need no Telegram: commands, whose turn it is, stickers, texts, the token."""
 
+import asyncio
 import logging
 import re
 import string
 import sys
+import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from telegram import Update
 from toy import toy_pipeline
 
 from stablediff import Request, RequestError
@@ -18,6 +22,7 @@ from stablediff.request import Limits
 from stablediff.telegram import command, keyboards
 from stablediff.telegram.desk import Usage
 from stablediff.telegram.emoji import emoji as proposed
+from stablediff.telegram.inbox import Inbox
 from stablediff.telegram.logs import Redacted
 from stablediff.telegram.queue import FairQueue
 from stablediff.telegram.record import as_command, from_record, resolve, to_record
@@ -42,6 +47,7 @@ def test_flags_are_read_as_people_write_them() -> None:
     }
     assert command.parse("fox —steps 3\nfog\nrain") == {"prompt": "fox", "num_steps": 3, "negative_prompt": "fog\nrain"}
     assert command.parse("--n 2 a fox --cfg=3") == {"prompt": "a fox", "num_images": 2, "guidance_scale": 3.0}
+    assert command.parse("ёж --size 512х768") == {"prompt": "ёж", "width": 512, "height": 768}  # a Cyrillic letter
     assert command.parse("a well-known -- dash") == {"prompt": "a well-known -- dash"}
 
 
@@ -201,3 +207,22 @@ def test_an_update_is_heard_once_and_kept_until_it_is_answered(tmp_path: Path) -
     assert reopened.unanswered() == ["second"]
     assert not reopened.keep_update(7, "again")
     reopened.close()
+
+
+def test_an_update_that_cannot_be_written_down_is_heard_all_the_same(tmp_path: Path) -> None:
+    """The library reads a pinned message that is out of sight, and cannot write it as JSON."""
+    group = {"id": -5, "type": "supergroup", "title": "g"}
+    pinned = {"message_id": 7, "date": 1, "chat": group, "pinned_message": {"message_id": 1, "date": 0, "chat": group}}
+    update = Update.de_json({"update_id": 5, "message": pinned}, None)
+    with closing(Store(tmp_path)) as store:
+
+        async def put() -> object:
+            inbox = Inbox(store, at_once=False)
+            await inbox.put(update)
+            return inbox.get_nowait()
+
+        heard: list[object] = []
+        thread = threading.Thread(target=lambda: heard.append(asyncio.run(put())))  # another test's loop may run here
+        thread.start()
+        thread.join()
+    assert heard == [update]

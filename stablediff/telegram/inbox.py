@@ -37,6 +37,8 @@ class Inbox(asyncio.Queue[object]):
                     await self._store.settle()
             except sqlite3.Error:  # the disk is full: better answered and not kept than neither
                 log.exception("update %d cannot be kept", item.update_id)
+            except TypeError:  # of what the library can read, it cannot write everything down, as a pin out of sight
+                log.warning("update %d is of a kind that cannot be kept", item.update_id)
         await super().put(item)
 
     async def put_again(self, update: Update) -> None:

@@ -47,7 +47,12 @@ class Options:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, as for everything else that is wrong."""
-        raise RequestError(f"{message.removeprefix('argument ')} (--help lists the options)")
+        raise RequestError(_hide(f"{message.removeprefix('argument ')} (--help lists the options)"))
+
+
+def _hide(message: str) -> str:
+    """Without the token, where it was written in a place of something else."""
+    return _TOKEN.sub("(a token)", message)
 
 
 def read_options(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Options:
@@ -56,6 +61,7 @@ def read_options(argv: Sequence[str] | None = None, environment: Mapping[str, st
     parser = _Parser(
         prog="telegram_bot.py",
         description="Draw in Telegram chats. The token comes from TELEGRAM_BOT_TOKEN or from a file.",
+        allow_abbrev=False,  # --token TOKEN would be read as --token-file, and shown when there is no such file
     )
     add = parser.add_argument
     add("--token-file", type=Path, default=get("TELEGRAM_BOT_TOKEN_FILE"), metavar="FILE", help="holds the token")
@@ -109,7 +115,7 @@ def _read_token(file: Path | str | None, environment: Mapping[str, str]) -> str:
         try:
             token = Path(file).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
-            raise RequestError(f"cannot read the token from {file}: {error}") from error
+            raise RequestError(_hide(f"cannot read the token from {file}: {error}")) from error
     if not token:
         raise RequestError(_WHERE_TO_GET_ONE)
     if not _TOKEN.fullmatch(token):  # which is not shown: it may be a secret with a typing error
