@@ -53,7 +53,7 @@ def test_sharded_stages_are_measured_and_go_on_as_others_do(tmp_path: Path) -> N
     in_group(_learn, tmp_path / "two", True)
     for name in STAGES:
         one, two = (_metrics(tmp_path / run / name) for run in ("one", "two"))
-        assert two == [pytest.approx(row, rel=1e-2, abs=1e-4) for row in one], name
+        assert two == [pytest.approx(row, rel=2e-3, abs=1e-4) for row in one], name
     assert (tmp_path / "two" / "sheet" / "sheets" / "0000004.png").exists()
 
 

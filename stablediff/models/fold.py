@@ -14,7 +14,7 @@ from stablediff.models.layers import Upsample
 class FoldedUpsample(Upsample):
     """An `Upsample` that folds its weights where nothing is learnt, on CPUs alone: there it was measured."""
 
-    _folded: tuple[tuple[int, int, torch.dtype], Tensor] | None = None
+    _folded: tuple[Tensor, Tensor] | None = None  # the weights that were folded, and what they became
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         if size is not None or torch.is_grad_enabled() or x.device.type != "cpu":
@@ -22,12 +22,14 @@ class FoldedUpsample(Upsample):
         return F.conv_transpose2d(x, self._kernel(), self.conv.bias, stride=2, padding=1)
 
     def _kernel(self) -> Tensor:
-        """Folded once, and again whenever the weights have changed."""
+        """Folded once, and again whenever the weights have changed.
+
+        They are compared themselves: sharded weights (FSDP2) and those of inference mode change without a new address
+        or version.
+        """
         weight = self.conv.weight
-        version = 0 if weight.is_inference() else weight._version
-        state = weight.data_ptr(), version, weight.dtype
-        if self._folded is None or self._folded[0] != state:
-            self._folded = state, fold(weight)
+        if self._folded is None or self._folded[0].dtype != weight.dtype or not torch.equal(self._folded[0], weight):
+            self._folded = weight.detach().clone(), fold(weight)
         return self._folded[1]
 
 
