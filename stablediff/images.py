@@ -1,9 +1,7 @@
 """Pictures <-> tensors, and PNG files that carry their own recipe."""
 
 import io
-import os
 import struct
-import tempfile
 from pathlib import Path
 
 import torch
@@ -11,6 +9,7 @@ from PIL import Image, ImageFilter, ImageOps, PngImagePlugin, UnidentifiedImageE
 from torch import Tensor
 
 from stablediff.errors import RequestError
+from stablediff.files import write_whole
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 50_000_000
@@ -117,19 +116,7 @@ def png_bytes(image: Image.Image, parameters: str) -> bytes:
 
 def save_png(image: Image.Image, path: Path, parameters: str) -> None:
     """Writes `path` whole or not at all. Raises OSError."""
-    data = png_bytes(image, parameters)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=".stablediff.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(draft).chmod(0o644)  # temporary files are private
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    write_whole(path, png_bytes(image, parameters), lasting=True)
 
 
 def read_parameters(source: str | Path | io.BytesIO) -> str | None:

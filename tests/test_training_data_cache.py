@@ -111,19 +111,19 @@ def test_building_goes_on_where_it_was_broken_off(folder, monkeypatch, tmp_path)
     shutil.copytree(folder, whole)
     cache.build(whole, processes=1, sets=SETS)
     monkeypatch.setattr(cache, "_CHUNK", 2)
-    real_write, rendered = cache._write, []
+    real_write, rendered = cache.write_whole, []
 
-    def die(path, text):
-        real_write(path, text)
-        if "done" in text and json.loads(text)["done"] == 4:
+    def die(path, data):
+        real_write(path, data)
+        if b"done" in data and json.loads(data)["done"] == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache, "_write", die)
+    monkeypatch.setattr(cache, "write_whole", die)
     with pytest.raises(KeyboardInterrupt):
         cache.build(folder, processes=1, sets=SETS)
     with pytest.raises(DataError, match=r"there are no icons in .*: run: python -m stablediff train data"):
         Icons(folder)
-    monkeypatch.setattr(cache, "_write", real_write)
+    monkeypatch.setattr(cache, "write_whole", real_write)
     real_svgs = cache._svgs
     monkeypatch.setattr(cache, "_svgs", lambda plan, at, start: rendered.append(start) or real_svgs(plan, at, start))
     cache.build(folder, processes=1, sets=SETS)

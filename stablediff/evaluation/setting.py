@@ -15,6 +15,7 @@ from stablediff.evaluation.artists import Artist, Drawn, ModelArtist
 from stablediff.evaluation.bootstrap import Interval
 from stablediff.evaluation.judge.network import Judge
 from stablediff.evaluation.prompts import Prompt, World
+from stablediff.files import write_whole
 from stablediff.lexicon import split as words_of
 from stablediff.pipeline import Pipeline
 from stablediff.training.data.icons import Icons
@@ -104,7 +105,7 @@ def write_section(out: Path, name: str, title: str, lines: Iterable[str], figure
     """Writes NAME.json, and puts the report together anew from all sections that are there. -> the report."""
     with writing(out):
         section = {"title": title, "figures": figures, "markdown": list(lines), "written": time.strftime("%Y-%m-%d")}
-        _write(out / f"{name}.json", json.dumps(section, ensure_ascii=False, indent=1) + "\n")
+        write_whole(out / f"{name}.json", (json.dumps(section, ensure_ascii=False, indent=1) + "\n").encode())
         parts = []
         for other in SECTIONS:
             path = out / f"{other}.json"
@@ -114,14 +115,8 @@ def write_section(out: Path, name: str, title: str, lines: Iterable[str], figure
                     parts.append("\n".join([f"## {found['title']}", "", *found["markdown"]]))
                 except (ValueError, KeyError, TypeError) as error:
                     raise EvaluationError(f"{path} is no section of a report ({error}): delete it") from error
-        _write(out / REPORT, "\n\n".join(["# Evaluation", *parts]) + "\n")
+        write_whole(out / REPORT, ("\n\n".join(["# Evaluation", *parts]) + "\n").encode())
     return out / REPORT
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stablediff.errors import RequestError
+from stablediff.files import write_whole
 from stablediff.images import read_parameters
 from stablediff.web.shelf import Drawn
 
@@ -92,9 +93,7 @@ class Archive:
     def _write(self, path: Path, data: bytes) -> None:
         while path.exists():  # a clock may stand still for a while
             path = path.with_name(f"{int(path.stem) + 1:017d}.png")
-        unfinished = path.with_suffix(".part")
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
+        write_whole(path, data)
         self._bytes += len(data)
 
     def _drop(self, paths: Sequence[Path]) -> None:

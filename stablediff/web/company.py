@@ -1,7 +1,7 @@
 """What every tab that draws does besides: it stops, comes back after a refresh, ends for certain, speaks the visitor's
 language, and keeps its pictures."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from stablediff.web.studio import QUIET, WATCHING, Studio
 
 Follow = Callable[[Job, str], AsyncIterator[dict[Any, Any]]]
 
-SETTLED = 2.0  # seconds after its end that a job's own last word may take
+_SETTLED = 2.0  # seconds after its end that a job's own last word may take
 
 
 def keep_controls(page: gr.Blocks, tab: str, controls: Sequence[Any]) -> None:
@@ -53,23 +53,40 @@ def take_up(studio: Studio, tab: str, ticket: gr.Textbox, outputs: Sequence[Any]
     return left.change(go_on, [left, studio.language], list(outputs), js=WITH_LANGUAGE, **WATCHING)
 
 
+def settle(
+    studio: Studio,
+    clock: gr.Timer,
+    ticket: gr.Textbox,
+    status: gr.HTML,
+    outputs: Sequence[Any],
+    idle: Callable[[], dict[Any, Any]],
+    end: Follow,
+) -> None:
+    """The end of a job does not hang on one message of a stream, which can break: as long as the page takes a job for a
+    running one, it asks. `end` says how a job that is done is shown."""
+
+    async def ask(key: str, language: str) -> AsyncIterator[dict[Any, Any]]:
+        job = studio.desk.find(key)
+        if job is None:
+            yield {status: gr.skip() if key == "" else progress.lost(language), **idle()}
+        elif job.since_end < _SETTLED:
+            yield {status: gr.skip()}
+        else:
+            async for answer in end(job, language):
+                yield answer
+
+    clock.tick(ask, [ticket, studio.language], list(outputs), **QUIET)
+
+
 def accompany(studio: Studio, stage: Stage, tab: str, *drawing: Any) -> Any:
     """Connects a stage. `drawing`: the events that draw on it. Returns the event that takes up the job which a
     refreshed page had left, for what else a tab does when a picture is there."""
     desk, key = studio.desk, [stage.ticket, studio.language]
 
-    def settle(key: str, language: str) -> Iterator[dict[Any, Any]]:
-        """The end of a job does not hang on one message of a stream, which can break: as long as the page takes a job
-        for a running one, it asks."""
-        job = desk.find(key)
-        if job is None:
-            yield {stage.status: gr.skip() if key == "" else progress.lost(language), **stage.idle()}
-        elif job.since_end < SETTLED:
-            yield {stage.status: gr.skip()}
-        else:
-            job.language = language
-            with stage.ending(job) as answer:
-                yield answer
+    async def end(job: Job, language: str) -> AsyncIterator[dict[Any, Any]]:
+        job.language = language
+        with stage.ending(job) as answer:
+            yield answer
 
     def say_again(key: str, language: str) -> str:
         job = desk.find(key)
@@ -80,7 +97,7 @@ def accompany(studio: Studio, stage: Stage, tab: str, *drawing: Any) -> Any:
 
     studio.connect_stop(stage.stop, stage.ticket)
     studio.language.change(say_again, key, stage.status, **QUIET)
-    stage.clock.tick(settle, key, stage.outputs, **QUIET)
+    settle(studio, stage.clock, stage.ticket, stage.status, stage.outputs, stage.idle, end)
     going = take_up(studio, tab, stage.ticket, stage.outputs, partial(stage.follow, desk))
     for event in (*drawing, going):
         event.then(None, [stage.gallery, stage.ticket], None, js=SAVE, api_visibility="private")

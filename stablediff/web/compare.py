@@ -12,7 +12,7 @@ import gradio as gr
 from stablediff.errors import RequestError
 from stablediff.images import png_bytes
 from stablediff.web import progress, wish
-from stablediff.web.company import SETTLED, take_up
+from stablediff.web.company import settle, take_up
 from stablediff.web.create import Create
 from stablediff.web.desk import Job, Work
 from stablediff.web.grid import AXES, NOTHING, Axis, cells, read_axis, sheet
@@ -131,17 +131,6 @@ def make_compare(studio: Studio, create: Create) -> None:
         with await asyncio.to_thread(_picture, job, language) as paths:
             yield {**last, picture: paths[0]}
 
-    async def settle(key: str, language: str) -> AsyncIterator[dict[Any, Any]]:
-        """As in `accompany`: the end does not hang on one message of a stream."""
-        job = studio.desk.find(key)
-        if job is None:
-            yield {runner.status: gr.skip() if key == "" else progress.lost(language), **switched(busy=False)}
-        elif job.since_end < SETTLED:
-            yield {runner.status: gr.skip()}
-        else:
-            async for answer in end(job, language):
-                yield answer
-
     gr.on(
         [*(axis.change for axis in axes), create.named["steps"].change, create.named["size"].change],
         estimate,
@@ -152,7 +141,7 @@ def make_compare(studio: Studio, create: Create) -> None:
     )
     runner.run.click(compare, [studio.language, *axes, *controls], outputs, **WATCHING)
     take_up(studio, "compare", ticket, outputs, follow)
-    clock.tick(settle, [ticket, studio.language], outputs, **QUIET)
+    settle(studio, clock, ticket, runner.status, outputs, partial(switched, busy=False), end)
     studio.connect_stop(runner.stop, ticket)
     studio.kept["compare"] = axes
 

@@ -4,7 +4,6 @@ whatever moment a browser asks for them."""
 
 import io
 import os
-import tempfile
 from abc import ABCMeta
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,8 @@ from gradio.components.base import server
 from gradio.components.image_editor import AcceptBlobs, EditorData
 from gradio.processing_utils import encode_pil_to_bytes, hash_bytes
 from PIL import Image
+
+from stablediff.files import write_whole
 
 _MOST_BYTES = 10_000_000  # of one picture
 _MOST_LAYERS = 8
@@ -82,10 +83,7 @@ def _whole_file(picture: Image.Image, cache: Path, kind: str) -> Path:
     try:
         os.utime(path)  # an old file is removed, unless it is used again
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(data)
-        Path(file.name).replace(path)
+        write_whole(path, data)
     return path
 
 

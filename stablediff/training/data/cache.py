@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stablediff.errors import DataError
+from stablediff.files import write_whole
 from stablediff.training.data.colours import colours_of
 from stablediff.training.data.icons import PIXELS, RECORDS, Icon
 from stablediff.training.data.matching import Matcher
@@ -59,7 +60,7 @@ def build(folder: Path, processes: int = 2, sets: tuple[IconSet, ...] = ICON_SET
         pixels = _render_all(plan, packages, folder, processes)
         icons = [_describe(index, planned, pixels[index]) for index, planned in enumerate(plan)]
         make_split(icons).write(folder / "split.json")
-        _write(folder / RECORDS, "".join(icon.to_json() + "\n" for icon in icons))
+        write_whole(folder / RECORDS, "".join(icon.to_json() + "\n" for icon in icons).encode())
     except OSError as error:
         raise DataError(f"cannot use {folder} ({error}): choose another data folder") from error
     return icons
@@ -118,7 +119,7 @@ def _render_all(
                     pixels[index] = picture
                     bar.update()
                 pixels.flush()
-                _write(progress, json.dumps({"plan": mark, "done": stop}))
+                write_whole(progress, json.dumps({"plan": mark, "done": stop}).encode())
     except BrokenProcessPool as error:
         raise DataError(
             "a renderer was killed: run this again to go on, with --processes 1 if memory is short"
@@ -163,10 +164,3 @@ def _read_progress(path: Path, mark: str) -> int:
         return int(progress["done"]) if progress["plan"] == mark else 0
     except (OSError, ValueError, KeyError, TypeError):
         return 0
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)

@@ -1,0 +1,25 @@
+"""Files that are there whole or not at all, whenever somebody looks and whatever breaks off."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_whole(path: Path, data: bytes, *, lasting: bool = False) -> None:
+    """Writes `path`, or puts it in the former one's place. `lasting`: a machine that dies right after does not lose it.
+
+    Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(prefix=".stablediff.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            if lasting:
+                stream.flush()
+                os.fsync(stream.fileno())
+        Path(draft).chmod(0o644)  # temporary files are private
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
