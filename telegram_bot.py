@@ -10,7 +10,7 @@ from stablediff.telegram.options import read_options
 def main() -> int:
     try:
         options = read_options()
-        start_log(options.token, options.log_level)
+        start_log((options.token, options.webhook_secret), options.log_level)
 
         # Only now, because these take their time.
         from telegram.error import InvalidToken

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+from stablediff import command
 from stablediff.checkpoints.locate import BUNDLED, DEFAULT_MODEL
 from stablediff.config import QUALITIES
 from stablediff.diffusion.samplers import SAMPLERS
@@ -85,10 +86,12 @@ def _parser(asked: str = "") -> argparse.ArgumentParser:
     draw = commands.add_parser("generate", help="draw pictures from a prompt")
     draw.set_defaults(run=_generate)
     draw.add_argument(
-        "prompt", nargs="?", help='what to draw, as "red apple, flat style"; (word:1.3) and [word] weigh words'
+        "prompt",
+        nargs="?",
+        help='what to draw, as "red apple, flat style"; (word:1.3) and [word] weigh words; or a whole "/gen …" command',
     )
     draw.add_argument("--out", type=Path, metavar="FILE.png", help="where to (default: named after the prompt)")
-    draw.add_argument("--negative", default=None, metavar="TEXT", help="what to steer away from")
+    draw.add_argument("--negative", "--no", default=None, metavar="TEXT", help="what to steer away from")
     draw.add_argument("--steps", type=_whole, metavar="N", help="denoising steps: more are slower and finer")
     draw.add_argument(
         "--quality", metavar="NAME", help=f"{', '.join(QUALITIES)}: sets steps and sampler for this model"
@@ -103,7 +106,7 @@ def _parser(asked: str = "") -> argparse.ArgumentParser:
     draw.add_argument("--eta", type=_number, metavar="X", help="fresh noise in ddim and euler_ancestral, 0 to 1")
     draw.add_argument("--seed", type=_whole, metavar="N", help="the same seed draws the same picture")
     draw.add_argument("--size", type=_size, metavar="WxH", help="in pixels, as 512x512")
-    draw.add_argument("--num-images", type=_whole, metavar="N", help="pictures, with the seeds N, N+1, …")
+    draw.add_argument("--num-images", "--pictures", type=_whole, metavar="N", help="pictures, with the seeds N, N+1, …")
     draw.add_argument("--init", type=Path, metavar="FILE", help="a picture to start from")
     draw.add_argument("--mask", type=Path, metavar="FILE", help="draw only where this picture is white")
     draw.add_argument("--strength", type=_number, metavar="X", help="how much to change --init, up to 1")
@@ -241,6 +244,11 @@ def _request(arguments: argparse.Namespace) -> Request:
             raise RequestError(f"{arguments.like} was drawn with the LoRA {loras}: give it with --lora FILE:SCALE")
     elif arguments.prompt is None:
         raise RequestError('say what to draw, as in: python -m stablediff generate "red apple, flat style"')
+    elif command.START.match(arguments.prompt):
+        options = command.parse(command.START.sub("", arguments.prompt, count=1))
+        arguments.prompt = None
+        if "strength" in options and arguments.init is None:
+            raise RequestError("this command changes a picture: give that one with --init")
     width, height = arguments.size or (None, None)
     typed = {
         "prompt": arguments.prompt,
@@ -264,7 +272,10 @@ def _request(arguments: argparse.Namespace) -> Request:
     if arguments.quality is not None or arguments.seconds is not None:
         for name in ("num_steps", "sampler", "spacing"):  # these are what is chosen anew
             options.pop(name, None)
-    return Request(**{**options, **{name: value for name, value in typed.items() if value is not None}})
+    request = Request(**{**options, **{name: value for name, value in typed.items() if value is not None}})
+    if arguments.strength is not None and request.init_image is None:
+        raise RequestError("--strength is for pictures that start from another: give that one with --init")
+    return request
 
 
 def _check_out(out: Path) -> None:

@@ -13,6 +13,7 @@ from stablediff.files import write_whole
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 50_000_000
+MAX_SIDE = 30_000  # longer and thinner ones only cost memory
 _LONGEST_RECIPE = 2**16  # characters
 # The IPTC's mark for pictures made by a generative model.
 _AI_MARK = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -87,10 +88,14 @@ def open_image(source: str | Path | io.BytesIO) -> Image.Image:
                 f"the picture {name} has {image.width} x {image.height} pixels: scale it down to at most "
                 f"{MAX_PIXELS // 10**6} million"
             )
+        if max(image.size) > MAX_SIDE:
+            raise RequestError(
+                f"the picture {name} has a side of {max(image.size)} pixels: scale it down to at most {MAX_SIDE}"
+            )
         image.load()
         if image.mode == "I;16":  # convert() would make white of all but the darkest grey
             image = image.point(lambda grey: grey / 257).convert("L")
-        return ImageOps.exif_transpose(image)
+        return _upright(image)
     except RequestError:
         raise
     except Image.DecompressionBombError as error:
@@ -102,6 +107,13 @@ def open_image(source: str | Path | io.BytesIO) -> Image.Image:
     except (OSError, ValueError, SyntaxError, struct.error) as error:
         reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise RequestError(f"cannot read the picture {name}: it must be a whole PNG, JPEG or WebP{reason}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the note is damaged, in ways that Pillow does not foresee: the pixels are not
+        return image
 
 
 def png_bytes(image: Image.Image, parameters: str) -> bytes:

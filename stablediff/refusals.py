@@ -151,6 +151,15 @@ REFUSALS = {
             "--{flag}: «{value}». Напишите целое число"
         ),
         r"--(?P<flag>\w+) is ['\"](?P<value>.*)['\"]: write a number": "--{flag}: «{value}». Напишите число",
+        r"(?P<value>.+) stands behind a flag: .*": (
+            "{value} стоит после флага: напишите это в первой строке или отдельной строкой"
+        ),
+        r"--strength is for pictures that start from another: .*": (
+            "--strength нужна, когда есть исходная картинка: пришлите её с фото или ответом на фото"
+        ),
+        r"the picture .+ has a side of (?P<value>\d+) pixels: .* at most (?P<high>\d+)": (
+            "сторона картинки {value} пикселей: уменьшите её, не больше {high}"
+        ),
         r"there is no --(?P<flag>\w+): I know (?P<words>.+)": "флага --{flag} нет. Есть {words}",
         r"--(?P<flag>\w+) needs a value behind it": "после --{flag} нужно значение",
         r"this model's U-Net takes .*": "эта модель правит картинки или увеличивает их, а не рисует по словам",
@@ -169,6 +178,15 @@ REFUSALS = {
 }
 
 
+_SMALL = {"ru": {"about ": "около ", " or ": " или "}}  # inside values
+
+
+def _word(part: str, language: str) -> str:
+    for english, other in _SMALL[language].items():
+        part = part.replace(english, other) if re.fullmatch(r"about -?2\^\d+|\w+( or \w+)+", part) else part
+    return PARAMETERS[language].get(part, part)
+
+
 def translate(message: str, language: str) -> str:
     """A message of the package in that language, or as it is where there are no words for it."""
     patterns = REFUSALS.get(language, {}) | MODEL_REFUSALS.get(language, {})
@@ -176,6 +194,6 @@ def translate(message: str, language: str) -> str:
         match = re.fullmatch(pattern, message, re.DOTALL)
         if match:
             parts = match.groupdict()
-            words = {name: PARAMETERS[language].get(part, part) for name, part in parts.items() if part}
+            words = {name: _word(part, language) for name, part in parts.items() if part}
             return translated.format(**{**dict.fromkeys(parts, ""), **words}).replace("(near: ", "(похожие: ")
     return message

@@ -7,6 +7,7 @@ import reprlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from PIL import Image
 
@@ -183,11 +184,16 @@ class Limits:
 
     def check(self, request: ResolvedRequest) -> None:
         """Raises RequestError."""
+        self.check_values(request.__dict__)
+
+    def check_values(self, values: Mapping[str, Any]) -> None:
+        """As `check`, of what is there: so that nobody is told the request's own, wider bounds first."""
         for name in ("width", "height"):
-            if getattr(request, name) > self.max_side:
-                raise RequestError(f"{name} is {getattr(request, name)}: choose at most {self.max_side} here")
-        _check_int("num_steps", request.num_steps, 1, self.max_steps)
-        _check_int("num_images", request.num_images, 1, self.max_images)
+            value = values.get(name)
+            if value is not None and value > self.max_side:
+                raise RequestError(f"{name} is {_shown(value)}: choose at most {self.max_side} here")
+        _check_int("num_steps", values.get("num_steps"), 1, self.max_steps)
+        _check_int("num_images", values.get("num_images"), 1, self.max_images)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -26,10 +26,12 @@ _STRUCTURES = {
 
 @dataclass
 class Fault:
-    """`kind`: 429, 500, "slow" (answers after `seconds`), "drop" (does it and hangs up), "hang up" (does nothing)."""
+    """`kind`: 429, 500, "slow" (answers after `seconds`), "drop" (does it and hangs up), "hang up" (does nothing), or
+    the (status, body) to answer with, having done nothing.
+    """
 
     method: str
-    kind: str | int
+    kind: str | int | tuple[int, bytes]
     times: int = 1
     seconds: float = 1.0
 
@@ -72,7 +74,7 @@ class TelegramServer(Rules):
         self.gone = False
         self._listen(self.port)
 
-    def fail(self, method: str, kind: str | int, times: int = 1, seconds: float = 1.0) -> None:
+    def fail(self, method: str, kind: str | int | tuple[int, bytes], times: int = 1, seconds: float = 1.0) -> None:
         with self.changed:
             self.faults.append(Fault(method, kind, times, seconds))
 
@@ -198,7 +200,9 @@ class _Handler(BaseHTTPRequestHandler):
         if state.gone or len(body) < length or (fault and fault.kind == "hang up"):
             self.close_connection = True
             return
-        if fault and fault.kind == 429:
+        if fault and isinstance(fault.kind, tuple):
+            self._reply(*fault.kind)
+        elif fault and fault.kind == 429:
             self._answer(429, "Too Many Requests: retry later", {"retry_after": int(fault.seconds)})
         elif fault and fault.kind == 500:
             self._answer(500, "Internal Server Error")

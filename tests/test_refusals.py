@@ -8,14 +8,13 @@ import pytest
 from PIL import Image
 from toy import toy_pipeline
 
-from stablediff import Request, generate
+from stablediff import Request, command, generate
 from stablediff.errors import NumericalError, RequestError
 from stablediff.fallback import widen
 from stablediff.images import open_image
 from stablediff.refusals import translate
 from stablediff.request import Limits, parse_size
 from stablediff.sticker import to_sticker
-from stablediff.telegram import command
 from stablediff.telegram.record import resolve
 
 

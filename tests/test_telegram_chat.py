@@ -121,8 +121,9 @@ def test_a_photo_with_a_caption_is_where_the_drawing_starts(bot: BotProcess, ann
     assert picture["image"].tobytes() == as_sent(direct)
     assert not any(b"where I live" in file.read_bytes() for file in (bot.data / "inputs").iterdir())
 
-    copied = button(picture, "Copy command")["copy_text"]["text"]
-    ann.say(copied, answering=sent)
+    ann.press(picture, "Copy command")
+    ann.wait_for_text("drawn from another one")
+    ann.say(ann.wait_for_text("/gen made of glass")["text"], answering=sent)
     assert ann.wait_for_pictures(2)[1]["image"].tobytes() == as_sent(direct)
     ann.press(picture, "Again")  # from the same photo
     seed = int(re.search(r"seed (\d+)", ann.wait_for_pictures(3)[2]["caption"])[1])
@@ -167,8 +168,8 @@ def test_files_that_are_no_pictures_are_refused_before_they_are_decoded(ann: Per
         (lambda: ann.send_file(photo, "image/jpeg", "a cat", size=30_000_000), "at most 20"),
         (lambda: ann.send_photo(photo, (20_000, 10_000), "a cat"), "only read pictures"),
         (lambda: ann.write({"voice": {"file_id": "v", "file_unique_id": "v", "duration": 1}}), "only read pictures"),
-        (lambda: ann.say("a cat --steps 100000"), "num_steps is 100000"),
-        (lambda: ann.say("a cat --size 63x64"), "width is 63"),
+        (lambda: ann.say("a cat --steps 100000"), "--steps is 100000: choose 1 to 1000"),
+        (lambda: ann.say("a cat --size 63x64"), "--size: width is 63"),
         (lambda: ann.say("a cat --sampler magic"), "is not known"),
     ]:
         ann.wait_for_text(answer, after=send()["message_id"])

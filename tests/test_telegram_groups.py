@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from telegram_people import WAYS, BotProcess, Person, button, group, new_person, running_bot, updates_by
+from telegram_people import WAYS, BotProcess, Person, group, new_person, running_bot, updates_by
 from toy import draw
 
 from stablediff import Pipeline
@@ -119,7 +119,8 @@ def test_a_reply_to_a_photo_and_a_topic_of_a_forum(bot: BotProcess, ann: Person)
     picture = ann.wait_for_pictures(1, chat)[0]
     assert picture["message_thread_id"] == 5
     ann.write({"text": "/gen@draws_bot made of glass", **topic}, chat, answering=picture)
-    assert "--strength" in button(ann.wait_for_pictures(2, chat)[1], "Copy command")["copy_text"]["text"]
+    ann.press(ann.wait_for_pictures(2, chat)[1], "Copy command")
+    assert "--strength" in ann.wait_for_text("/gen made of glass", picture["message_id"] + 1, chat)["text"]
 
 
 def test_a_photo_that_mentions_the_bot_is_where_the_drawing_starts(

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import sqlite3
 import string
 import sys
 import threading
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from telegram import Update
 from toy import toy_pipeline
 
-from stablediff import Request, RequestError
+from stablediff import Request, RequestError, command
 from stablediff.diffusion.samplers import SAMPLERS
+from stablediff.errors import StableDiffError
 from stablediff.request import Limits
-from stablediff.telegram import command, keyboards
+from stablediff.telegram import keyboards
 from stablediff.telegram.desk import Usage
 from stablediff.telegram.emoji import emoji as proposed
 from stablediff.telegram.inbox import Inbox
@@ -48,6 +50,9 @@ def test_flags_are_read_as_people_write_them() -> None:
     assert command.parse("fox —steps 3\nfog\nrain") == {"prompt": "fox", "num_steps": 3, "negative_prompt": "fog\nrain"}
     assert command.parse("--n 2 a fox --cfg=3") == {"prompt": "a fox", "num_images": 2, "guidance_scale": 3.0}
     assert command.parse("ёж --size 512х768") == {"prompt": "ёж", "width": 512, "height": 768}  # a Cyrillic letter
+    assert command.parse("a fox --size 64 x 72 red") == {"prompt": "a fox red", "width": 64, "height": 72}
+    assert command.parse("лис --зерно 3 --без туман\n--steps 4\nдождь") == {
+        "prompt": "лис", "seed": 3, "num_steps": 4, "negative_prompt": "туман, дождь"}  # fmt: skip
     assert command.parse("a well-known -- dash") == {"prompt": "a well-known -- dash"}
 
 
@@ -59,6 +64,7 @@ def test_flags_are_read_as_people_write_them() -> None:
         ("fox --guidance much", "write a number"),
         ("fox --size big", "is not a size"),
         ("fox --seed", "needs a value"),
+        ("fox\n--seed 3 and more", "stands behind a flag"),
     ],
 )
 def test_a_wrong_flag_is_named(typed: str, answer: str) -> None:
@@ -66,7 +72,7 @@ def test_a_wrong_flag_is_named(typed: str, answer: str) -> None:
         command.parse(typed)
 
 
-@pytest.mark.parametrize("negative", ["", "blurry", "two\nlines", "with --steps 3 inside"])
+@pytest.mark.parametrize("negative", ["", "blurry", "two\nlines", "with --steps 3 inside", "--steps 3", "--\nx"])
 def test_a_copied_command_is_the_same_request_as_the_page_makes(negative: str) -> None:
     pipeline = toy_pipeline()
     typed = {"prompt": "a red fox", "negative": negative, "steps": 5, "guidance": 6.25, "sampler": "euler"}
@@ -226,3 +232,35 @@ def test_an_update_that_cannot_be_written_down_is_heard_all_the_same(tmp_path: P
         thread.start()
         thread.join()
     assert heard == [update]
+
+
+def test_what_a_killed_process_has_left_is_tidied_at_the_next_start(tmp_path: Path) -> None:
+    with closing(Store(tmp_path)) as store:
+        job = store.add_job(request={"init": "kept.png"}, seeds=[1], user_id=1, chat_id=1, kind="picture",
+                            language="en", state="drawn")  # fmt: skip
+        kept = [store.picture_file(job.id, 0), store.input_file("kept.png")]
+        strays = [store.picture_file(99, 0), store.input_file("lost.png"), tmp_path / "pictures" / ".stablediff.draft"]
+        for file in [*kept, *strays]:
+            file.write_bytes(b"pixels")
+    Store(tmp_path).close()
+    assert all(file.exists() for file in kept)
+    assert not any(file.exists() for file in strays)
+
+
+@pytest.mark.parametrize("harm", ["no database", "another program's", "damaged"])
+def test_a_database_that_is_none_of_the_bots_is_refused_in_a_line(tmp_path: Path, harm: str) -> None:
+    file = tmp_path / "bot.sqlite3"
+    if harm == "no database":
+        file.write_bytes(b"shopping list" * 1000)
+    elif harm == "another program's":
+        with closing(sqlite3.connect(file)) as other:
+            other.execute("CREATE TABLE jobs (id INTEGER, user_id INTEGER, state TEXT, title TEXT)")
+    else:
+        with closing(Store(tmp_path)) as store:
+            for user in range(300):
+                store.set_settings(user, {"size": "512x512" * 20})
+        data = bytearray(file.read_bytes())
+        data[3 * 4096 : -4096] = bytes(len(data) - 4 * 4096)
+        file.write_bytes(data)
+    with pytest.raises(StableDiffError, match="choose another --data"):
+        Store(tmp_path)

@@ -11,10 +11,9 @@ from telegram_people import WAYS, BotProcess, Person, as_sent, button, labels, n
 from telegram_server import TelegramServer
 from toy import draw
 
-from stablediff import Pipeline
+from stablediff import Pipeline, command
 from stablediff.images import over_white, read_parameters
 from stablediff.sticker import to_sticker
-from stablediff.telegram import command
 
 
 @pytest.fixture(scope="module", params=WAYS)

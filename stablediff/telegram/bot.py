@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from telegram import BotCommand, Update
-from telegram.error import Conflict, Forbidden, NetworkError, TelegramError
+from telegram.error import Conflict, Forbidden, InvalidToken, NetworkError, TelegramError
 from telegram.ext import Application, ApplicationBuilder, ContextTypes, TypeHandler
 
 from stablediff.pipeline import Pipeline
@@ -54,7 +54,7 @@ def _run(options: Options, pipeline: Pipeline, store: Store) -> None:
         .base_file_url(f"{options.api}/file/bot")
         .rate_limiter(Pacer())
         .update_queue(inbox)
-        .concurrent_updates(InOrder(store))
+        .concurrent_updates(InOrder(inbox))
         .request(Line(reach, connection_pool_size=_CONNECTIONS, read_timeout=20, media_write_timeout=60))
         .get_updates_request(Line(reach, before=store.settle))
         .build()
@@ -64,7 +64,7 @@ def _run(options: Options, pipeline: Pipeline, store: Store) -> None:
     tasks: list[asyncio.Task[None]] = []
 
     async def on_update(update: Update, _context: ContextTypes.DEFAULT_TYPE) -> None:
-        await _hear(desk, update)
+        await _hear(desk, inbox, update)
 
     async def start(_application: App) -> None:
         for job in store.jobs_in("queued"):
@@ -74,9 +74,13 @@ def _run(options: Options, pipeline: Pipeline, store: Store) -> None:
             desk.usage.add(job.user_id, desk.cost(job.request))
         for body in store.unanswered():
             await inbox.put_again(Update.de_json(json.loads(body), application.bot))
-        for part in (worker.run(), courier.run(), _introduce(desk), _forget_in_time(desk)):
+        for part in (worker.run(), courier.run(), _introduce(desk), _forget_in_time(desk), stop_if_revoked()):
             tasks.append(asyncio.create_task(part))
         log.info("@%s is listening, %d jobs are waiting", application.bot.username, len(desk.queue))
+
+    async def stop_if_revoked() -> None:
+        await reach.revoked.wait()
+        application.stop_running()
 
     async def stop(_application: App) -> None:
         await worker.stop()
@@ -96,19 +100,24 @@ def _run(options: Options, pipeline: Pipeline, store: Store) -> None:
             port=options.port,
             url_path="telegram",
             webhook_url=options.webhook_url,
-            secret_token=secrets.token_urlsafe(32),
+            secret_token=options.webhook_secret,
             bootstrap_retries=-1,
             allowed_updates=ALLOWED_UPDATES,
         )
+    if reach.revoked.is_set():
+        raise InvalidToken
 
 
-async def _hear(desk: Desk, update: Update) -> None:
+async def _hear(desk: Desk, inbox: Inbox, update: Update) -> None:
     """Every update comes through here. What breaks is logged under a number that the user is told."""
     talk = Talk.begin(desk, update)
     if talk is None:
         return
     try:
-        if desk.store.is_banned(talk.user.id) and not talk.is_admin:
+        if talk.user.id in inbox.flooding:
+            inbox.flooding.discard(talk.user.id)
+            await talk.say("too fast")
+        if desk.store.is_banned(talk.user.id) and not talk.is_admin and not _wants_to_go(talk):
             await _turn_away(talk)
         elif update.inline_query is not None:
             await on_inline(talk)
@@ -137,6 +146,14 @@ async def _on_error(_update: object, context: ContextTypes.DEFAULT_TYPE) -> None
         log.error("another program takes this bot's updates: stop it (%s)", error)
     elif not isinstance(error, NetworkError):
         log.error("updates cannot be fetched", exc_info=error)
+
+
+def _wants_to_go(talk: Talk) -> bool:
+    """Whoever may do nothing else may still ask what is kept of them, and have it deleted."""
+    if talk.query is not None:
+        return (talk.query.data or "").startswith("d:")
+    words = (talk.update.message.text or "") if talk.update.message else ""
+    return talk.is_private and words.partition(" ")[0].partition("@")[0].lower() in ("/delete", "/privacy")
 
 
 async def _turn_away(talk: Talk) -> None:

@@ -72,6 +72,8 @@ async def _picture_button(talk: Talk, action: str, job_number: str, picture_numb
     await talk.toast()
     seed = pictures[number].seed
     if action == "c":
+        if job.request["init"]:
+            await talk.say("command note")
         await _send_command(talk, as_command(talk.desk.pipeline, job.request, seed))
     elif action == "n":
         await _choose(talk, job, pictures, number)

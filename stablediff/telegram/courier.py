@@ -10,7 +10,7 @@ from telegram.error import BadRequest, ChatMigrated, Forbidden
 from stablediff.telegram.delivery import Delivery
 from stablediff.telegram.desk import Desk, log
 from stablediff.telegram.status import Status
-from stablediff.telegram.store import Job
+from stablediff.telegram.store import ErasedError, Job
 from stablediff.telegram.texts import text
 
 AT_ONCE = 8  # chats
@@ -51,6 +51,8 @@ class Courier:
             async with self._chats.setdefault(job.chat_id, asyncio.Lock()), self._lanes:
                 if arrived := self.desk.acknowledging.get(job.id):
                     await arrived.wait()
+                if reports := self.desk.reporting.pop(job.id, None):
+                    await asyncio.wait([reports])  # so that no late report hides the picture
                 now = store.job(job.id)
                 if now is not None:
                     await self._hand_over(now)
@@ -63,6 +65,8 @@ class Courier:
         except BadRequest as error:  # the chat is gone, or Telegram does not like what it gets
             log.warning("job %d was not taken: %s", job.id, error)
             self._close(job.id, text(job.language, "not taken", reason=self.desk.hide(error.message)))
+        except ErasedError:
+            log.info("job %d was erased on its way", job.id)
         except sqlite3.Error:  # the disk is full, perhaps: what is not noted is brought again, by the same edit
             log.exception("job %d waits for another turn", job.id)
             self._wake_later()

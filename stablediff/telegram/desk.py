@@ -11,6 +11,7 @@ from telegram import CallbackQuery, InlineKeyboardMarkup, Message, ReplyParamete
 from telegram.error import TelegramError
 from telegram.ext import ExtBot
 
+from stablediff.command import in_flags
 from stablediff.errors import StableDiffError
 from stablediff.pipeline import Pipeline
 from stablediff.refusals import translate
@@ -56,8 +57,16 @@ class Desk:
     wake_worker: asyncio.Event = field(default_factory=asyncio.Event)
     wake_courier: asyncio.Event = field(default_factory=asyncio.Event)
     acknowledging: dict[int, asyncio.Event] = field(default_factory=dict)  # job -> its status message is on its way
+    reporting: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # job -> what tells how far it is
+    albums: dict[int, str] = field(default_factory=dict)  # user -> the last one
     drawing: int | None = None  # the job
     cancelled: set[int] = field(default_factory=set)  # jobs that were stopped while they were drawn
+
+    def is_new_album(self, user: int, album: str) -> bool:
+        """Its photos come in messages of their own, of which one is answered."""
+        known = self.albums.get(user)
+        self.albums[user] = album
+        return known != album
 
     def cost(self, fields: dict[str, Any]) -> float:
         """In pictures of the model's usual size and steps."""
@@ -95,12 +104,15 @@ class Talk:
 
     @staticmethod
     def begin(desk: Desk, update: Update) -> "Talk | None":
-        user = update.effective_user
-        if user is None or user.is_bot:
+        user, message = update.effective_user, update.effective_message
+        if user is None or (user.is_bot and not _is_anonymous(message)):
             return None
-        message = update.effective_message
         settings = desk.store.settings(user.id)
         return Talk(desk, update, user, message, settings or {}, settings is None)
+
+    @property
+    def is_anonymous(self) -> bool:
+        return self.user.is_bot
 
     @property
     def language(self) -> str:
@@ -128,7 +140,8 @@ class Talk:
         return await self.reply(self.text(key, **values), markup)
 
     async def refuse(self, error: StableDiffError, key: str = "refused") -> None:
-        await self.say(key, reason=translate(str(error), self.language))
+        words = translate(str(error), self.language)
+        await self.say(key, reason=in_flags(words) if words == str(error) else words)
 
     async def reply(
         self, words: str, markup: InlineKeyboardMarkup | None = None, lane: Lane = Lane.ANSWER
@@ -147,6 +160,7 @@ class Talk:
                 rate_limit_args=lane,
             ),
             harmless=False,
+            trusting=True,
             patience=120,
         )
 
@@ -158,3 +172,8 @@ class Talk:
             await self.query.answer(self.text(key, **values)[:200] if key else None, show_alert=key is not None)
         except TelegramError as error:  # pressed long ago, while the bot was away: the work is done all the same
             log.info("a button's answer was not taken: %s", error)
+
+
+def _is_anonymous(message: Message | None) -> bool:
+    """Whether it is an administrator who writes in the name of the group: all of them look like the same bot."""
+    return message is not None and message.sender_chat is not None and message.sender_chat.id == message.chat.id

@@ -35,7 +35,10 @@ async def press(talk: Talk, user: str, answer: str) -> None:
 
 def forget(desk: Desk, user: int) -> None:
     """Waiting wishes, the one that is being drawn, rows and files."""
-    for job in desk.store.jobs_in("queued", user=user):
-        if not desk.queue.remove(job.id):
+    jobs = desk.store.jobs_in("queued", user=user)
+    desk.store.forget(user)  # first, because it may fail
+    for job in jobs:
+        desk.reporting.pop(job.id, None)
+        if desk.drawing == job.id:
             desk.cancelled.add(job.id)
-    desk.store.forget(user)
+        desk.queue.remove(job.id)

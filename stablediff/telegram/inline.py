@@ -30,7 +30,8 @@ async def on_inline(talk: Talk) -> None:
                 found.append(InlineQueryResultCachedPhoto(name, picture.file_id, title=title))
     start = int(query.offset) if query.offset.isdecimal() and len(query.offset) < 9 else 0
     following = str(start + A_PAGE) if start + A_PAGE < len(found) else ""
-    button = None if found else InlineQueryResultsButton(talk.text("inline hint"), start_parameter="inline")
+    hint = "inline none" if store.finished_jobs(talk.user.id, 1) else "inline hint"
+    button = None if found else InlineQueryResultsButton(talk.text(hint), start_parameter="inline")
     try:
         await query.answer(
             found[start : start + A_PAGE], cache_time=5, is_personal=True, next_offset=following, button=button

@@ -14,12 +14,12 @@ def cancel(language: str, job: int) -> InlineKeyboardMarkup:
     return InlineKeyboardMarkup([[_button(language, "cancel", f"x:{job}")]])
 
 
-def under_picture(language: str, job: int, number: int, command: str) -> InlineKeyboardMarkup:
+def under_picture(language: str, job: int, number: int, command: str | None) -> InlineKeyboardMarkup:
     def button(key: str, action: str) -> InlineKeyboardButton:
         return _button(language, key, f"{action}:{job}:{number}")
 
-    copy = button("copy", "c")  # sends it, where it is too long to be copied by a button
-    if len(command.encode("utf-16-le")) <= 2 * LONGEST_COPY:
+    copy = button("copy", "c")  # sends it, where it is too long to be copied by a button, or does not say everything
+    if command is not None and len(command.encode("utf-16-le")) <= 2 * LONGEST_COPY:
         copy = InlineKeyboardButton(text(language, "copy"), copy_text=CopyTextButton(command))
     return InlineKeyboardMarkup(
         [

@@ -1,26 +1,51 @@
-"""The line to Telegram. The log says once that nobody answers there, and once that somebody does again."""
+"""The line to Telegram: answers are looked at before the library believes them, and silence is noticed.
 
+Between the bot and Telegram stand proxies, and local servers with errors of their own. What is no answer of the Bot
+API, or says that the server failed, becomes a NetworkError with a `__cause__`: nobody knows whether the call was done.
+"""
+
+import asyncio
+import json
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+from telegram import Update
 from telegram.error import NetworkError
 from telegram.request import HTTPXRequest
 
 log = logging.getLogger("stablediff.telegram")
 _FAILURES = 2  # in a row: one alone is a hiccup
+_UNKNOWN = 3  # times in a row that Telegram does not know the token any more
+_PAUSES = (1, 3600)  # seconds that anybody may ask us to wait
+_UNAUTHORIZED, _NOT_FOUND, _BAD_REQUEST = 401, 404, 400
+
+
+class LostAnswerError(Exception):
+    """The call may have been done."""
+
+
+class ServerFailedError(LostAnswerError):
+    """The server says so itself: most likely it was not done."""
+
+
+class NotDoneError(Exception):
+    """The call was surely not done."""
 
 
 class Reach:
-    """Whether Telegram is there, as far as the last calls tell."""
+    """Whether Telegram is there and knows us, as far as the last calls tell."""
 
     def __init__(self, api: str) -> None:
         self._host = urlsplit(api).netloc.rpartition("@")[2]
-        self._failures = 0
+        self._failures = self._unknown = 0
         self._gone_since: float | None = None
+        self.is_known = False
+        self.revoked = asyncio.Event()  # the token, while the bot was running
 
     def failed(self, reason: str) -> None:
         self._failures += 1
@@ -36,6 +61,14 @@ class Reach:
             log.warning("Telegram (%s) answers again, after %.0f s", self._host, time.monotonic() - self._gone_since)
             self._gone_since = None
 
+    def knows_us(self) -> None:
+        self.is_known, self._unknown = True, 0
+
+    def is_unknown(self) -> None:
+        self._unknown += 1
+        if self._unknown >= _UNKNOWN:
+            self.revoked.set()
+
 
 class Line(HTTPXRequest):
     """The library's requests, watched. `before` is awaited ahead of each."""
@@ -44,17 +77,85 @@ class Line(HTTPXRequest):
         super().__init__(**options)
         self._reach, self._before = reach, before
 
-    async def do_request(self, *args: Any, **kwargs: Any) -> tuple[int, bytes]:
+    async def do_request(self, url: str, method: str, *args: Any, **kwargs: Any) -> tuple[int, bytes]:
         if self._before is not None:
             await self._before()
         try:
-            status, answer = await super().do_request(*args, **kwargs)
+            status, body = await super().do_request(url, method, *args, **kwargs)
+            if method == "POST":  # else it is a file
+                status, body = self._check(status, body, url.rpartition("/")[2])
+            elif status >= httpx.codes.INTERNAL_SERVER_ERROR:
+                raise _lost(f"status {status}", ServerFailedError())
         except NetworkError as error:
-            if not isinstance(error.__cause__, httpx.PoolTimeout):  # which is our own fault
+            if not isinstance(error.__cause__, httpx.PoolTimeout | NotDoneError):  # which is our own fault
                 self._reach.failed(error.message)
             raise
-        if status >= 500:
-            self._reach.failed(f"status {status}")
+        self._reach.answered()
+        return status, body
+
+    def _check(self, status: int, body: bytes, call: str) -> tuple[int, bytes]:
+        """-> status and answer, as the library may see them. Raises NetworkError."""
+        answer = _read(body)
+        if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            raise _lost(f"status {status}", ServerFailedError())
+        if answer is None:
+            raise _lost(f"an answer that is none of Telegram's, status {status}", LostAnswerError())
+        if answer["ok"]:
+            self._reach.knows_us()
+            return (status, body) if call != "getUpdates" else (status, _readable(answer))
+        if self._reach.is_known and status == _UNAUTHORIZED:  # the library would give up: it waits for `revoked`
+            self._reach.is_unknown()
+            raise NetworkError("Telegram does not know the token any more") from NotDoneError()
+        if self._reach.is_known and status == _NOT_FOUND:  # a server that lacks this call; the library blames the token
+            return _BAD_REQUEST, body
+        parameters = answer.get("parameters")
+        if isinstance(parameters, dict) and "retry_after" in parameters:
+            parameters["retry_after"] = _pause(parameters["retry_after"])
+            body = json.dumps(answer).encode()
+        return status, body
+
+
+def _lost(reason: str, cause: LostAnswerError) -> NetworkError:
+    error = NetworkError(reason)
+    error.__cause__ = cause
+    return error
+
+
+def _read(body: bytes) -> dict[str, Any] | None:
+    """https://core.telegram.org/bots/api#making-requests; None if it is nothing of the kind."""
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    is_answer = isinstance(answer, dict) and isinstance(answer.get("ok"), bool)
+    return answer if is_answer and ("result" in answer or not answer["ok"]) else None
+
+
+def _pause(wanted: Any) -> int:
+    """Whole seconds. Whoever asks for a year, or for no number, is asked again sooner."""
+    low, high = _PAUSES
+    try:
+        seconds = float(wanted)
+    except (TypeError, ValueError, OverflowError):
+        return low
+    return low if math.isnan(seconds) else math.ceil(min(max(seconds, low), high))
+
+
+def _readable(answer: dict[str, Any]) -> bytes:
+    """Updates, without the content of those that the library cannot read: they would come again for ever."""
+    found = answer["result"]
+    updates = [update for update in found if _has_number(update)] if isinstance(found, list) else []
+    kept = []
+    for update in updates:
+        try:
+            Update.de_json(update, None)
+        except Exception as error:  # of whatever kind: it is made of what others wrote
+            log.warning("update %d cannot be read (%s)", update["update_id"], type(error).__name__)
+            kept.append({"update_id": update["update_id"]})
         else:
-            self._reach.answered()
-        return status, answer
+            kept.append(update)
+    return json.dumps({"ok": True, "result": kept}).encode()
+
+
+def _has_number(update: Any) -> bool:
+    return isinstance(update, dict) and isinstance(update.get("update_id"), int)

@@ -4,6 +4,7 @@ import logging
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from urllib.parse import quote
@@ -12,11 +13,12 @@ _log = logging.getLogger("stablediff.telegram")
 
 
 class Hidden:
-    """A secret, and all the forms in which it may stand in a text."""
+    """A token (and other secrets), and all the forms in which it may stand in a text."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, *others: str) -> None:
         secret = token.partition(":")[2]
-        self._secrets = sorted({token, quote(token, safe=""), quote(secret, safe=""), secret} - {""}, key=len)[::-1]
+        found = {token, quote(token, safe=""), quote(secret, safe=""), secret, *others} - {""}
+        self._secrets = sorted(found, key=len)[::-1]
 
     def hide(self, words: str) -> str:
         for secret in self._secrets:
@@ -25,11 +27,11 @@ class Hidden:
 
 
 class Redacted(logging.Formatter):
-    """Takes the secret out of the finished text: whoever logged it, and be it in a traceback."""
+    """Takes the secrets out of the finished text: whoever logged it, and be it in a traceback."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, *secrets: str) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
-        self._hidden = Hidden(token)
+        self._hidden = Hidden(*secrets)
 
     def format(self, record: logging.LogRecord) -> str:
         return self._hidden.hide(super().format(record))
@@ -44,10 +46,20 @@ class Handler(logging.StreamHandler):  # type: ignore[type-arg]
             self.stream.write(f"a line of {record.name} was not logged: {kind.__name__ if kind else '?'}\n")
 
 
-def start_log(token: str, level: str) -> None:
+def is_ours_to_tell(record: logging.LogRecord) -> bool:
+    """A filter. Of what the library could not read it would show everything, prompts included."""
+    if record.exc_info and record.exc_info[0] and record.exc_info[0].__name__ == "InvalidToken":
+        return False  # the program says it in one line when it ends
+    if record.levelno == logging.CRITICAL and "eceived data was" in str(record.msg):
+        record.msg, record.args, record.exc_info = "what Telegram sent cannot be read", (), None
+    return True
+
+
+def start_log(secrets: Sequence[str], level: str) -> None:
     """All that is logged or warned of, and what nobody catches, goes to stderr and through the filter."""
     handler = Handler()
-    handler.setFormatter(Redacted(token))
+    handler.setFormatter(Redacted(*secrets))
+    handler.addFilter(is_ours_to_tell)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     for name in ("httpx", "httpcore"):  # a line a request, with the token in its address

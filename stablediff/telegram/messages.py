@@ -35,6 +35,9 @@ async def on_message(talk: Talk) -> None:
     if allowed and message.chat.id not in allowed:
         await talk.say("group not listed", chat=message.chat.id)
         return
+    if talk.is_anonymous:
+        await talk.say("anonymous")
+        return
     await _listen(talk, message, words if command else mention.sub("", words).strip(), command)
 
 
@@ -56,12 +59,16 @@ async def _listen(talk: Talk, message: Message, words: str, command: re.Match[st
 async def _draw(talk: Talk, message: Message, words: str, command: str | None) -> None:
     picture = message if photos.has_file(message) else None
     answered = message.reply_to_message
-    if command and picture is None and photos.has_file(answered):
+    if (command or (words and talk.is_private)) and picture is None and photos.has_file(answered):
         picture = answered
     kind = "sticker" if command == "sticker" else "picture"
+    if message.media_group_id is not None and words:
+        talk.desk.is_new_album(talk.user.id, message.media_group_id)  # whose other photos are not spoken of
     if picture is message and not words:
         document = message.document
-        await talk.say("photo needs caption" if document is None or photos.is_picture(document) else "not a picture")
+        if message.media_group_id is None or talk.desk.is_new_album(talk.user.id, message.media_group_id):
+            readable = document is None or photos.is_picture(document)
+            await talk.say("photo needs caption" if readable else "not a picture")
     elif command or words:
         await wish(talk, words, picture, kind)
     elif talk.is_private:  # a voice message, a place, somebody else's sticker

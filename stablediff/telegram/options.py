@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,7 @@ class Options:
     port: int = 8443
     log_level: str = "INFO"
     limits: Limits = field(default_factory=Limits)
+    webhook_secret: str = field(default_factory=lambda: secrets.token_urlsafe(32))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -161,7 +163,9 @@ def _url(text: str) -> str:
 def _ids(text: str, *, negative: bool = False) -> frozenset[int]:
     words = text.replace(",", " ").split()
     if not all(re.fullmatch(r"-?\d{1,18}", word, re.ASCII) for word in words):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a list of ids, as in 12,-1001234")
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is not a list of ids, as in 12,34 (numbers: names can change hands)"
+        )
     ids = frozenset(map(int, words))
     if any((number < 0) != negative for number in ids):
         raise argparse.ArgumentTypeError(f"{text[:40]!r}: ids of groups are negative, and ids of users are not")

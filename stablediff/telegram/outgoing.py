@@ -10,23 +10,29 @@ from typing import TypeVar
 import httpx
 from telegram.error import BadRequest, NetworkError, RetryAfter
 
+from stablediff.telegram.line import NotDoneError, ServerFailedError
 from stablediff.telegram.pacing import seconds_of
 
 log = logging.getLogger("stablediff.telegram")
 T = TypeVar("T")
 _LONGEST_PAUSE = 30.0  # seconds
-_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_NOT_DONE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, NotDoneError)
 
 
 def surely_not_done(error: BaseException) -> bool:
     """Whether Telegram refused it, or never heard of it; False if only the answer may have been lost."""
     if isinstance(error, NetworkError) and not isinstance(error, BadRequest):
-        return error.__cause__ is None or isinstance(error.__cause__, _NEVER_SENT)
+        return error.__cause__ is None or isinstance(error.__cause__, _NOT_DONE)
     return not isinstance(error, (TimeoutError, asyncio.CancelledError))
 
 
-async def again(call: Callable[[], Awaitable[T]], *, harmless: bool, patience: float = math.inf) -> T:
-    """Calls until it works, at most `patience` seconds long. Raises what cannot be helped by waiting."""
+async def again(
+    call: Callable[[], Awaitable[T]], *, harmless: bool, trusting: bool = False, patience: float = math.inf
+) -> T:
+    """Calls until it works, at most `patience` seconds long. Raises what cannot be helped by waiting.
+
+    `harmless`: to be done twice. `trusting`: a server that says that it failed is believed.
+    """
     pause, end = 0.5, time.monotonic() + patience
     while True:
         try:
@@ -36,7 +42,8 @@ async def again(call: Callable[[], Awaitable[T]], *, harmless: bool, patience: f
             if time.monotonic() + seconds > end:
                 raise
         except NetworkError as error:
-            if isinstance(error, BadRequest) or not (harmless or surely_not_done(error)):
+            believed = trusting and isinstance(error.__cause__, ServerFailedError)
+            if isinstance(error, BadRequest) or not (harmless or believed or surely_not_done(error)):
                 raise
             if time.monotonic() + pause > end:
                 raise

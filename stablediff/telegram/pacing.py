@@ -58,6 +58,7 @@ class Pacer(BaseRateLimiter[Lane]):
 
     OVERALL, CHAT, GROUP = (30, 30.0), (20, 1.0), (20, 1 / 3)  # (size, tokens a second)
     KEPT = 4  # tokens that only answers may take
+    PATIENCE = 120.0  # seconds: whoever waits for an answer has gone by then
     AT_ONCE = 16  # calls on their way, beside answers: a burst of them would keep this very process busy
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -71,11 +72,13 @@ class Pacer(BaseRateLimiter[Lane]):
         self._pump: asyncio.Task[None] | None = None
 
     async def initialize(self) -> None:
-        self._pump = asyncio.create_task(self._run())
+        if self._pump is None:  # the library does this more than once
+            self._pump = asyncio.create_task(self._run())
 
     async def shutdown(self) -> None:
         if self._pump is not None:
             self._pump.cancel()
+            await asyncio.wait([self._pump])
 
     async def process_request(
         self,
@@ -86,7 +89,7 @@ class Pacer(BaseRateLimiter[Lane]):
         data: dict[str, Any],
         rate_limit_args: Lane | None,
     ) -> Any:
-        """Raises RetryAfter, without a call, for progress that would have to wait."""
+        """Raises RetryAfter, without a call, for progress that would wait, and answers that wait too long."""
         chat, lane = data.get("chat_id"), rate_limit_args or Lane.ANSWER
         if chat is None or endpoint in _FREE:
             return await callback(*args, **kwargs)
@@ -112,7 +115,10 @@ class Pacer(BaseRateLimiter[Lane]):
         self._waiting[lane].setdefault(chat, deque()).append((tokens, turn))
         self._news.set()
         try:
-            await turn
+            async with asyncio.timeout(self.PATIENCE if lane in (Lane.ANSWER, Lane.PLACE) else None):
+                await turn
+        except TimeoutError:
+            raise RetryAfter(math.ceil(self._pause(chat, lane, self._clock())) or 1) from None
         except asyncio.CancelledError:
             if not turn.cancelled():  # it was let go in this very moment
                 self._land(lane)

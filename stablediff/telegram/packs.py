@@ -8,7 +8,7 @@ from telegram.error import BadRequest, NetworkError, RetryAfter
 from stablediff.telegram.desk import Desk
 from stablediff.telegram.emoji import emoji
 from stablediff.telegram.outgoing import again, pause_after
-from stablediff.telegram.store import Job, Pack
+from stablediff.telegram.store import ErasedError, Job, Pack
 from stablediff.telegram.texts import shorten
 
 _NEW, _MADE, _UNKNOWN = 0, 1, 2
@@ -19,26 +19,23 @@ def link(name: str) -> str:
     return f"https://t.me/addstickers/{name}"
 
 
-def start(desk: Desk, user: int, title: str) -> None:
-    """The next sticker goes into a new pack of this title."""
-    for pack in desk.store.packs(user):
-        if pack.made == _NEW:
-            desk.store.drop_pack(pack.name)
-    desk.store.add_pack(f"s{secrets.token_hex(6)}_by_{desk.bot.username}", user, shorten(title, 64))
-
-
 async def add(desk: Desk, job: Job, data: bytes) -> str:
-    """Puts a sticker into the user's newest pack, or into a new one. -> the pack's link. Raises BadRequest."""
+    """Puts a sticker into the user's newest pack, or into a new one. -> the pack's link.
+
+    Raises BadRequest, and ErasedError if nobody wants it any more.
+    """
     sticker = InputSticker(data, [emoji(job.request["prompt"])], "static")
     for _ in range(_MOST_PACKS):
+        _check_is_wanted(desk, job)
         pack = next((pack for pack in reversed(desk.store.packs(job.user_id)) if not pack.full), None)
         if pack is None:
             start(desk, job.user_id, job.request["title"])
             continue
         try:
-            await (_grow(desk, job, pack, sticker) if pack.made == _MADE else _make(desk, pack, sticker))
+            await (_grow(desk, job, pack, sticker) if pack.made == _MADE else _make(desk, job, pack, sticker))
             return link(pack.name)
         except BadRequest as error:
+            _check_is_wanted(desk, job)
             reason = error.message.lower()
             if "stickers_too_much" in reason:
                 desk.store.set_pack(pack.name, full=1)
@@ -50,7 +47,21 @@ async def add(desk: Desk, job: Job, data: bytes) -> str:
     raise BadRequest("no pack takes it")
 
 
-async def _make(desk: Desk, pack: Pack, sticker: InputSticker) -> None:
+def _check_is_wanted(desk: Desk, job: Job) -> None:
+    """Whoever has erased everything must not get a new pack noted."""
+    if desk.store.job(job.id) is None:
+        raise ErasedError
+
+
+def start(desk: Desk, user: int, title: str) -> None:
+    """The next sticker goes into a new pack of this title."""
+    for pack in desk.store.packs(user):
+        if pack.made == _NEW:
+            desk.store.drop_pack(pack.name)
+    desk.store.add_pack(f"s{secrets.token_hex(6)}_by_{desk.bot.username}", user, shorten(title, 64))
+
+
+async def _make(desk: Desk, job: Job, pack: Pack, sticker: InputSticker) -> None:
     tried = pack.made == _UNKNOWN
     while True:
         if tried and await _size(desk, pack.name) is not None:
@@ -63,6 +74,7 @@ async def _make(desk: Desk, pack: Pack, sticker: InputSticker) -> None:
             if isinstance(error, BadRequest):
                 raise
             await pause_after(error)
+            _check_is_wanted(desk, job)
             tried = True
     desk.store.set_pack(pack.name, made=_MADE)
 
@@ -83,6 +95,7 @@ async def _grow(desk: Desk, job: Job, pack: Pack, sticker: InputSticker) -> None
             if isinstance(error, BadRequest):
                 raise
             await pause_after(error)
+            _check_is_wanted(desk, job)
         if (await _size(desk, pack.name) or 0) > int(before):
             return
 

@@ -14,7 +14,8 @@ from stablediff.telegram.outgoing import again
 
 MAX_DOWNLOAD = 20 * 10**6  # bytes: Telegram gives bots no more
 _TYPES = {f"image/{name.lower()}" for name in FORMATS}
-_one_at_a_time = asyncio.Semaphore(1)  # large ones take much memory while they are decoded
+_fetching = asyncio.Semaphore(8)  # each may be as large as Telegram lets it be
+_decoding = asyncio.Semaphore(1)  # large ones take much memory
 
 
 def has_file(message: Message | None) -> bool:
@@ -37,11 +38,12 @@ async def read(talk: Talk, message: Message) -> Image.Image:
         raise RequestError(talk.text("not a picture"))
     _check_size(talk, attachment.file_size)
     bot = talk.desk.bot
-    async with _one_at_a_time:
-        file = await again(lambda: bot.get_file(attachment.file_id), harmless=True, patience=60)
-        _check_size(talk, file.file_size)
+    file = await again(lambda: bot.get_file(attachment.file_id), harmless=True, patience=60)
+    _check_size(talk, file.file_size)
+    async with _fetching:
         data = await again(file.download_as_bytearray, harmless=True, patience=60)
-        return await asyncio.to_thread(_decode, bytes(data))
+        async with _decoding:
+            return await asyncio.to_thread(_decode, bytes(data))
 
 
 def _check_size(talk: Talk, size: int | None) -> None:

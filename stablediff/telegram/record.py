@@ -5,9 +5,9 @@ from typing import Any
 
 from PIL import Image
 
+from stablediff import command
 from stablediff.pipeline import Pipeline
 from stablediff.request import Request, ResolvedRequest
-from stablediff.telegram import command
 
 _NOT_KEPT = ("init_image", "mask_image", "preview_every")
 

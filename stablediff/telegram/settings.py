@@ -60,7 +60,8 @@ def _label(talk: Talk, name: str, value: str) -> str:
 async def press(talk: Talk, name: str, value: str | None) -> None:
     """`value` None shows what there is to choose from; else it is chosen."""
     query = talk.query
-    if query is None or query.message is None:
+    if query is None or query.message is None:  # which is out of the bot's reach
+        await talk.toast("unknown button")
         return
     if query.message.chat.id != talk.user.id:  # in private only, where all buttons are one's own
         await talk.toast("not yours")

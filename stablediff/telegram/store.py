@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,10 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class ErasedError(Exception):
+    """What was being worked on is no longer there: its owner has erased everything."""
+
+
 class Store:
     """One connection, one process: a second bot on the same folder is refused.
 
@@ -118,14 +122,28 @@ class Store:
                 self._db.execute(f"PRAGMA {pragma}")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:  # locked by another bot, or no database at all
+            self._check()
+            self._remove_strays()
+        except sqlite3.DatabaseError as error:  # locked by another bot, damaged, or no database at all
             raise StableDiffError(
                 f"cannot use {folder}/bot.sqlite3 ({error}): stop the other bot, or choose another --data"
             ) from error
+        except OSError as error:
+            raise StableDiffError(f"cannot tidy {folder} ({error}): choose another --data") from error
 
         self._settling = ThreadPoolExecutor(1, thread_name_prefix="settle")
         self._asked, self._settled = itertools.count(1), 0
         self._latest = 0
+
+    def _check(self) -> None:
+        """Raises sqlite3.DatabaseError for a damaged database, or one of another program."""
+        damage = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if damage != "ok":
+            raise sqlite3.DatabaseError(f"it is damaged: {damage}")
+        for table, kind in {"jobs": Job, "pictures": Picture, "packs": Pack}.items():
+            columns = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}
+            if columns != {column.name for column in fields(kind)}:
+                raise sqlite3.DatabaseError(f"its table {table} is of another program or version")
 
     def close(self) -> None:
         self._settling.shutdown()
@@ -313,10 +331,23 @@ class Store:
         newest = self._db.execute("SELECT max(update_id) AS id FROM inbox").fetchone()["id"] or 0
         self._db.execute("DELETE FROM inbox WHERE body IS NULL AND update_id < ?", (newest - 10_000,))
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        inputs = {row["init"] for row in self._db.execute("SELECT json_extract(request, '$.init') AS init FROM jobs")}
+        inputs = self._inputs()
         for file in (self.folder / "inputs").iterdir():
             if file.name not in inputs and file.stat().st_mtime < time.time() - 3600:
                 file.unlink(missing_ok=True)
+
+    def _remove_strays(self) -> None:
+        """Files that nobody knows, and drafts: a process that was killed has left them."""
+        kept = {self.picture_file(row["job_id"], row["number"]) for row in self._db.execute("SELECT * FROM pictures")}
+        kept |= {self.input_file(name) for name in self._inputs()}
+        for folder in ("pictures", "inputs"):
+            for file in (self.folder / folder).iterdir():
+                if file not in kept and file.is_file():
+                    file.unlink(missing_ok=True)
+
+    def _inputs(self) -> set[str]:
+        found = self._db.execute("SELECT json_extract(request, '$.init') AS init FROM jobs")
+        return {row["init"] for row in found if row["init"]}
 
     def _remove(self, jobs: Sequence[Job]) -> None:
         for job in jobs:

@@ -63,6 +63,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "Это {cost} из ваших {daily} картинок в день, осталось {left}. Меньше шагов или размер — дешевле; "
         "завтра (UTC) будут новые.",
     ),
+    "too fast": (
+        "That was more than I can answer at once, so some of your messages were not heard. Please send them again.",
+        "Это больше, чем я успеваю, часть сообщений не услышана. Пришлите их, пожалуйста, снова.",
+    ),
     "full": ("Too many want pictures now. Please try again later.", "Сейчас много желающих. Попробуйте позже."),
     "failed": ("This could not be drawn: {reason}", "Это нарисовать не удалось: {reason}"),
     "broken": (
@@ -161,6 +165,17 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "ban how": ("/ban ID, or as an answer; once more lifts it.", "/ban ID или в ответ; ещё раз — снять."),
     "ban on": ("{user} is banned.", "{user}: запрещено."),
     "ban off": ("{user} is free again.", "{user}: запрет снят."),
+    "inline none": ("None of your pictures is called so", "Среди ваших картинок такой нет"),
+    "anonymous": (
+        "I cannot tell anonymous administrators apart: please write under your own name.",
+        "Анонимных администраторов я не различаю: напишите, пожалуйста, от своего имени.",
+    ),
+    "command note": (
+        "This picture was drawn from another one. Send the command as an answer to that photo, or to the lossless file "
+        "of a picture of mine:",
+        "Эта картинка нарисована по другой. Отправьте команду ответом на то фото или на файл без потерь, если та "
+        "картинка моя:",
+    ),
     "inline hint": ("Draw something first", "Сначала нарисуйте что-нибудь"),
     "unknown command": ("I do not know this command. /help", "Такой команды нет. /help"),
 }  # fmt: skip

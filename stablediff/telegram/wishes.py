@@ -9,10 +9,11 @@ from PIL import Image
 from telegram import Message
 from telegram.error import NetworkError, TelegramError
 
+from stablediff import command
 from stablediff.errors import RequestError
 from stablediff.images import save_png
 from stablediff.request import Request, ResolvedRequest
-from stablediff.telegram import command, keyboards, photos, settings
+from stablediff.telegram import keyboards, photos, settings
 from stablediff.telegram.desk import Talk, log
 from stablediff.telegram.pacing import Lane
 from stablediff.telegram.record import resolve, to_record
@@ -30,6 +31,9 @@ async def wish(talk: Talk, words: str, picture: Message | None = None, kind: str
             name = "sticker" if kind == "sticker" else "gen"
             await talk.say("say what", command=name, example=settings.example(talk.desk.pipeline))
             return
+        if picture is None and "strength" in typed:
+            raise RequestError("--strength is for pictures that start from another: send or answer one with it")
+        talk.desk.limits.check_values(typed)  # before the request names bounds of its own
         init = await photos.read(talk, picture) if picture else None
         request = Request(**{**settings.usual_fields(talk.settings, sized=init is None), **typed, "init_image": init})
         resolved = resolve(talk.desk.pipeline, request)
@@ -115,10 +119,14 @@ async def _is_too_much(talk: Talk, cost: float) -> bool:
         await talk.say("too many", count=waiting)
     elif used + cost > options.daily:
         left = max(options.daily - used, 0)
-        await talk.say("quota", cost=f"{cost:.4g}", daily=f"{options.daily:g}", left=f"{left:.4g}")
+        await talk.say("quota", cost=_amount(cost), daily=_amount(options.daily), left=_amount(left))
     else:
         return False
     return True
+
+
+def _amount(pictures: float) -> str:
+    return f"{pictures:,.0f}" if pictures >= 1000 else f"{pictures:.4g}"
 
 
 async def _keep(talk: Talk, image: Image.Image) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from PIL import Image
 from telegram import InputMediaPhoto
@@ -28,14 +29,20 @@ PREVIEWS = 8
 _PAUSE = 3.0  # seconds
 
 
+@dataclass
+class Progress:
+    """How far one job is: set in the thread, told from the loop."""
+
+    update: Update | None = None
+    preview: Image.Image | None = None  # one that was not shown yet
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Worker:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.stopping = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="draw")
-        self._update: Update | None = None
-        self._preview: Image.Image | None = None  # one that was not shown yet
-        self._finished = asyncio.Event()
 
     async def run(self) -> None:
         desk = self.desk
@@ -72,6 +79,9 @@ class Worker:
         self.stopping = True
         self.desk.wake_worker.set()
         await asyncio.to_thread(self._thread.shutdown)
+        for report in self.desk.reporting.values():
+            report.cancel()
+        await asyncio.gather(*self.desk.reporting.values(), return_exceptions=True)
 
     async def _draw(self, job: Job) -> None:
         store = self.desk.store
@@ -79,13 +89,14 @@ class Worker:
             store.close_job(job.id, text(job.language, "gave up", count=job.attempts))
             return
         store.set_job(job.id, attempts=job.attempts + 1)
-        self._update = self._preview = None
-        self._finished.clear()
-        reports = asyncio.create_task(self._report(job))
+        progress = Progress()
+        self.desk.reporting[job.id] = asyncio.create_task(self._report(job, progress))
         note: str | None = None
         result: Result | None = None
         try:
-            result, failure = await asyncio.get_running_loop().run_in_executor(self._thread, self._generate, job)
+            result, failure = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._generate, job, progress
+            )
             if failure is not None:
                 note = text(job.language, "failed", reason=translate(self.desk.hide(str(failure)), job.language))
         except Exception:
@@ -93,14 +104,13 @@ class Worker:
             log.exception("error %s, job %d", code, job.id)
             note = text(job.language, "broken", code=code)
         finally:
-            self._finished.set()
-            await reports  # so that no late report hides the picture
+            progress.finished.set()  # the last report may still be on its way: the courier waits for it
         if self.stopping and note is None and (result is None or result.stopped):
             store.set_job(job.id, attempts=job.attempts)
         else:
             await self._close(job, result, note)
 
-    def _generate(self, job: Job) -> tuple[Result | None, StableDiffError | None]:
+    def _generate(self, job: Job, progress: Progress) -> tuple[Result | None, StableDiffError | None]:
         """In the thread. -> what was finished, and what went wrong."""
         store, record = self.desk.store, job.request
         result: Result | None = None
@@ -111,8 +121,8 @@ class Worker:
             request = from_record(record, init, preview_every=every)
             for event in generate(self.desk.pipeline, request, lambda: self.stopping or job.id in self.desk.cancelled):
                 if isinstance(event, Update):
-                    self._update = event
-                    self._preview = event.previews[0] if event.previews else self._preview
+                    progress.update = event
+                    progress.preview = event.previews[0] if event.previews else progress.preview
                 else:
                     result = event
         except StableDiffError as error:
@@ -144,6 +154,9 @@ class Worker:
         for index, image in enumerate(images):
             file = store.picture_file(job.id, index)
             await asyncio.to_thread(save_png, image, file, result.parameters(index))
+            if store.job(job.id) is None:  # its owner has erased everything in this very moment
+                file.unlink(missing_ok=True)
+                return
         notes = [translate(remark, language) for remark in result.notes] + ([note] if note else [])
         if result.stopped and note is None:
             notes.append(text(language, "stopped", done=len(images), count=job.request["num_images"]))
@@ -164,17 +177,17 @@ class Worker:
             return False
         return True
 
-    async def _report(self, job: Job) -> None:
+    async def _report(self, job: Job, progress: Progress) -> None:
         """Says from time to time how far it is. What cannot be said now is not said later."""
         options = self.desk.options
         seconds = options.progress_seconds if job.chat_id == job.user_id else options.group_progress_seconds
         said = None
         while True:
             try:
-                await asyncio.wait_for(self._finished.wait(), seconds)
+                await asyncio.wait_for(progress.finished.wait(), seconds)
                 return
             except TimeoutError:
-                update, current = self._update, self.desk.store.job(job.id)
+                update, current = progress.update, self.desk.store.job(job.id)
             if update is None or current is None or current.status_id is None:
                 continue
             left = update.seconds_left
@@ -188,7 +201,7 @@ class Worker:
             if words == said:
                 continue
             try:
-                preview, self._preview = self._preview, None
+                preview, progress.preview = progress.preview, None
                 await self._show(job, current.status_id, words, preview)
                 said = words
             except TelegramError as error:
