@@ -277,7 +277,7 @@ def test_limits_of_a_user_are_told(ann: Person, telegram: TelegramServer) -> Non
     ann.wait_for_text("Stopping 5")
     telegram.wait(lambda: sum("Cancelled." in str(m.get("text", m.get("caption"))) for m in ann.heard()) == 5)
     ann.say("much --steps 1000 --size 512x512")
-    ann.wait_for_text("of your 20000 pictures a day")
+    ann.wait_for_text("of your 20,000 pictures a day")
 
 
 def test_thirty_people_are_served_in_turn(telegram: TelegramServer) -> None:
