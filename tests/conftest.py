@@ -11,6 +11,7 @@ from PIL import Image
 from stablediff import Pipeline, load
 
 if TYPE_CHECKING:
+    from command_line import Outcome
     from playwright.sync_api import Browser, Page
     from telegram_people import BotProcess, Person
     from telegram_server import TelegramServer
@@ -59,6 +60,35 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], "Tin
 def copied(tiny_model: Callable[[str], "TinyModel"], tmp_path: Path) -> Path:
     """The folder of a tiny SD 1 model, to be tampered with."""
     return Path(shutil.copytree(tiny_model("sd1").folder, tmp_path / "model"))
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., "Outcome"]:
+    """`run("generate", "a cat", …)` in this process, in a folder of its own."""
+    from command_line import Outcome
+
+    from stablediff.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> "Outcome":
+        capfd.readouterr()
+        try:
+            code = main(arguments)
+        except SystemExit as exit_:
+            code = exit_.code
+        return Outcome(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, sticker: Pipeline) -> Pipeline:
+    """The bundled model, already in memory."""
+    from stablediff import cli
+
+    monkeypatch.setattr(cli, "load", lambda *_, **__: sticker)
+    return sticker
 
 
 @pytest.fixture
