@@ -2,9 +2,12 @@
 
 import argparse
 import os
+import signal
 import sys
 from functools import partial
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever leaves while it loads needs no traceback
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 from stablediff import StableDiffError, load
@@ -43,12 +46,16 @@ def main() -> int:
     page = build_page(
         pipeline, models=models, limits=limits, loader=loader, archive=archive, repository=repository
     ).queue()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = 0
     try:
         page.launch(server_name=arguments.host, server_port=arguments.port, **options)
     except OSError as error:  # the port is taken, or there is no such address
         print(f"stablediff: {error}", file=sys.stderr, flush=True)
-        os._exit(2)  # the page's worker may be in the middle of its first measurement
-    return 0
+        code = 2
+    sys.stdout.flush()
+    os._exit(code)  # the page's worker may be in the middle of a picture, and would break an orderly end
 
 
 if __name__ == "__main__":

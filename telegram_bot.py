@@ -1,5 +1,6 @@
 """The Telegram bot: `TELEGRAM_BOT_TOKEN=... python telegram_bot.py` (or `make bot`), then write to it."""
 
+import signal
 import sys
 
 from stablediff.errors import StableDiffError
@@ -32,4 +33,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the bot listens: whoever leaves before needs no traceback
     sys.exit(main())
