@@ -5,7 +5,7 @@ import sys
 
 from stablediff.errors import StableDiffError
 from stablediff.telegram.logs import start_log
-from stablediff.telegram.options import read_options
+from stablediff.telegram.options import read_options, without_tokens
 
 
 def main() -> int:
@@ -23,11 +23,14 @@ def main() -> int:
         print(pipeline.describe(), flush=True)
         try:
             run(options, pipeline)
+        except OSError as error:  # the webhook's port, most likely
+            print(f"stablediff: cannot listen at port {options.port}: {error}", file=sys.stderr)
+            return 2
         except InvalidToken:  # whose text has the token in it
             print("stablediff: Telegram does not know this token: ask https://t.me/BotFather", file=sys.stderr)
             return 2
     except StableDiffError as error:
-        print(f"stablediff: {error}", file=sys.stderr)
+        print(f"stablediff: {without_tokens(str(error))}", file=sys.stderr)
         return 2
     return 0
 

@@ -11,7 +11,7 @@ from typing import Any
 from stablediff.errors import RequestError
 from stablediff.request import ResolvedRequest, parse_size
 
-START = re.compile(r"/gen(?:@\w+)?(?:\s+|$)")
+START = re.compile(r"/(?:gen|sticker)(?:@\w+)?(?:\s+|$)")
 _FLAG = re.compile(r"(?:^|(?<=\s))(--|—)([^\W\d]\w*)(?:=|\s+|$)")  # phones make a dash of two hyphens
 _SIZE = re.compile(r"\d+\s*[xX×*хХ]\s*\d+(?=\s|$)")
 _END = "--"
@@ -67,14 +67,19 @@ def parse(text: str) -> dict[str, Any]:
     typed: dict[str, Any] = {}
     fields: dict[str, Any] = {"prompt": _read_line(line, typed)}
     negative = [str(typed.pop("negative_prompt"))] if "negative_prompt" in typed else []
-    while below and (_begins_with_flag(below[0]) or not below[0].strip()):
-        rest = _read_line(below.pop(0), typed)
-        if rest:
-            raise RequestError(f"{rest[:30]!r} stands behind a flag: put it into the first line, or on its own")
+    rest: list[str] = []
+    for number, below_line in enumerate(below):
+        if below_line.strip() == _END:
+            rest += below[number + 1 :]
+            break
+        if not _begins_with_flag(below_line):
+            rest.append(below_line)
+            continue
+        words = _read_line(below_line, typed)
+        if words:
+            raise RequestError(f"{words[:30]!r} stands behind a flag: put it into the first line, or on its own")
         negative += [str(typed.pop("negative_prompt"))] if "negative_prompt" in typed else []
-    if below and below[0].strip() == _END:
-        below = below[1:]
-    negative += ["\n".join(below).strip()] if "".join(below).strip() else []
+    negative += ["\n".join(rest).strip()] if "".join(rest).strip() else []
     if "size" in typed:
         fields["width"], fields["height"] = parse_size(typed.pop("size"))
     fields |= typed
@@ -137,7 +142,8 @@ def write(request: ResolvedRequest, seed: int, usual_spacing: str) -> str:
     negative = request.negative_prompt
     if negative:  # on lines of its own where it could be taken for something else
         on_a_line = negative.split("\n") == [negative] and "--" not in negative and "—" not in negative
-        guard = f"{_END}\n" if _begins_with_flag(negative) or negative.startswith(_END) else ""
+        is_text = not any(_begins_with_flag(line) or line.strip() == _END for line in negative.split("\n"))
+        guard = "" if is_text else f"{_END}\n"
         flags += f" --no {negative}" if on_a_line else f"\n{guard}{negative}"
     return f"/gen {request.prompt} {flags}"
 

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from browser import CHROMIUM, DESK, PATIENCE, PHONE, Browser, Page, draw, expect, tell, visiting
+from browser import CHROMIUM, DESK, PATIENCE, PHONE, Browser, Page, draw, expect, go_to, tell, visiting
 from PIL import Image
 
 from stablediff import Pipeline, Result, generate
@@ -128,3 +128,23 @@ def test_two_visitors_see_their_own_pictures(browser: Browser, address: str) -> 
         for seed, page in enumerate([first, second]):
             expect(page.locator("#status")).to_contain_text(f"with seed {seed}.", timeout=PATIENCE)
             expect(page.locator("#create-recipe textarea")).to_have_value(re.compile(f"Seed: {seed},"))
+
+
+def test_a_list_that_is_left_with_the_keyboard_closes(browser: Browser, address: str) -> None:
+    with visiting(browser, address) as page:
+        page.focus("#quality input")
+        expect(page.locator("ul[role=listbox]").first).to_be_visible(timeout=PATIENCE)
+        page.keyboard.press("Tab")
+        expect(page.locator("ul[role=listbox]")).to_have_count(0, timeout=PATIENCE)
+        page.fill("#size input", "128x128")
+        page.keyboard.press("Tab")
+        expect(page.locator("ul[role=listbox]")).to_have_count(0, timeout=PATIENCE)
+        expect(page.locator("#size input")).to_have_value("128x128")
+
+
+def test_nothing_asked_for_is_refused_on_every_tab(browser: Browser, address: str) -> None:
+    with visiting(browser, address) as page:
+        for tab, button, slot in (("inside", "#watch", "#watch-wrong"), ("compare", "#compare", "#compare-wrong")):
+            go_to(page, tab)
+            page.click(button)
+            expect(page.locator(f"{slot} .wrong")).to_contain_text("prompt is empty", timeout=PATIENCE)

@@ -62,6 +62,26 @@ def test_what_was_painted_and_set_comes_back_after_a_refresh(browser: Browser, a
     assert again.tobytes() == first.tobytes()
 
 
+def test_a_file_that_is_no_picture_is_refused_beside_the_canvas(
+    browser: Browser, address: str, photo: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not a picture")
+    with visiting(browser, address, locale="ru-RU") as page:
+        go_to(page, "edit")
+        page.wait_for_function(PIXELS)
+        refused = page.locator("#picture-wrong .wrong")
+        for _ in range(10):  # before the editor is ready it has no such input
+            page.set_input_files("#editor input[type=file]", broken)
+            try:
+                expect(refused).to_contain_text("картинка не читается", timeout=PATIENCE / 10)
+                break
+            except AssertionError:
+                continue
+        drop(page, photo)
+        expect(refused).to_have_count(0, timeout=PATIENCE)  # the next one is good
+
+
 def edited_where_painted(page: Page, photo: Path) -> Image.Image:
     before = fit_image(Image.open(photo), 64, 64)
     for _ in range(10):  # the editor hands a stroke over in its own time
@@ -103,7 +123,8 @@ def paint(page: Page) -> None:
         page.mouse.move(x + 20, y, steps=8)
         page.mouse.up()
         seen = page.screenshot(clip={"x": x - 2, "y": y - 2, "width": 4, "height": 4})
-        if Image.open(io.BytesIO(seen)).convert("L").getextrema()[0] > 250:
+        red, green, _ = Image.open(io.BytesIO(seen)).convert("RGB").getpixel((2, 2))
+        if red - green > 50:  # the photo is grey, and paint is not
             return
     raise AssertionError("the editor never took the stroke")
 

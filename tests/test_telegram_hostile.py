@@ -1,11 +1,13 @@
 """Answers that are none of Telegram's, tokens that were revoked, floods, and stops that must not wait."""
 
+import io
 import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from telegram_people import BotProcess, Person, button, labels, new_person, running_bot, updates_by
 from telegram_server import TelegramServer
 from toy import draw
@@ -242,3 +244,64 @@ def test_a_pack_that_is_on_its_way_is_not_noted_after_a_delete(
         assert file.is_dir() or str(ann.id).encode() not in file.read_bytes()
     sent = ann.say("/pack")["message_id"]
     ann.wait_for_text("no pack yet", after=sent)
+
+
+def test_nothing_arrives_after_a_delete(ann: Person, telegram: TelegramServer) -> None:
+    for method, words in (("editMessageMedia", "a fox"), ("sendSticker", "/sticker fox")):
+        telegram.fail(method, 429, seconds=3)
+        ann.say(words)
+        telegram.wait(lambda: not any(fault.times for fault in telegram.faults))
+        sent = ann.say("/delete")["message_id"]
+        ann.press(ann.wait_for_text("Forget your prompts", after=sent), "Yes")
+        ann.wait_for_text("nothing about you is left", after=sent)
+    time.sleep(4)  # longer than the pause
+    assert ann.pictures() == []
+    assert not any("sticker" in message for message in ann.heard())
+
+
+def test_two_chats_add_to_a_pack_one_after_another(ann: Person, telegram: TelegramServer) -> None:
+    ann.say("a red fox")
+    picture = ann.wait_for_pictures(1)[0]
+    chat = {"id": -100_888, "type": "supergroup", "title": "A group"}
+    telegram.chats[chat["id"]] = chat
+    ann.say("/gen@draws_bot a blue fox", chat)
+    other = ann.wait_for_pictures(1, chat)[0]
+    telegram.fail("createNewStickerSet", "slow", seconds=2)
+    ann.press(picture, "Add to my sticker pack")
+    ann.press(other, "Add to my sticker pack")
+    name = ann.wait_for_text("It is in your pack")["text"].rpartition("/")[2]
+    ann.wait_for_text("It is in your pack", chat=chat)
+    assert len(telegram.sets[name]["stickers"]) == 2
+
+
+def test_a_ban_and_a_wish_are_not_heard_twice_after_a_kill(toy_folder: Path, tmp_path: Path) -> None:
+    options = ["--admins", "77", "--pending", "1"]
+    with running_bot(toy_folder, tmp_path, *options, faulty=True) as bot:
+        admin, ann = Person(bot.server, 77), new_person(bot.server)
+        photo = io.BytesIO()
+        Image.new("RGB", (64, 64), "red").save(photo, "PNG")
+        bot.server.fail("sendMessage", "slow", times=4, seconds=3)
+        admin.say("/ban 4242")
+        ann.send_file(photo.getvalue(), "image/png", "a red fox --steps 400")
+        bot.server.wait(lambda: any((bot.data / "inputs").iterdir()))
+        time.sleep(1)
+        bot.kill()
+        bot.server.faults.clear()
+        again = BotProcess(bot.server, toy_folder, tmp_path, *options).wait_until_up()
+        ann.wait_for_pictures(1)
+        sent = admin.say("/ban 4242")["message_id"]
+        admin.wait_for_text("4242 is free again", after=sent)  # so it was banned until now
+        assert not any("waiting already" in message.get("text", "") for message in ann.heard())
+        assert len(list((bot.data / "inputs").iterdir())) == 1
+        sent = ann.say("/delete")["message_id"]
+        ann.press(ann.wait_for_text("Forget your prompts", after=sent), "Yes")
+        ann.wait_for_text("nothing about you is left", after=sent)
+        assert not list((bot.data / "inputs").iterdir())
+        again.stop()
+
+
+def test_mistyped_commands_are_not_drawn(ann: Person) -> None:
+    for words in ("/gen2 a fox", "/start1", "/помощь", "/стикер лиса"):
+        sent = ann.say(words)["message_id"]
+        ann.wait_for_text("do not know this command", after=sent)
+    assert ann.pictures() == []

@@ -53,6 +53,7 @@ def test_flags_are_read_as_people_write_them() -> None:
     assert command.parse("a fox --size 64 x 72 red") == {"prompt": "a fox red", "width": 64, "height": 72}
     assert command.parse("лис --зерно 3 --без туман\n--steps 4\nдождь") == {
         "prompt": "лис", "seed": 3, "num_steps": 4, "negative_prompt": "туман, дождь"}  # fmt: skip
+    assert command.parse("fox\nfog\n--seed 3\nrain") == {"prompt": "fox", "seed": 3, "negative_prompt": "fog\nrain"}
     assert command.parse("a well-known -- dash") == {"prompt": "a well-known -- dash"}
 
 
@@ -72,7 +73,7 @@ def test_a_wrong_flag_is_named(typed: str, answer: str) -> None:
         command.parse(typed)
 
 
-@pytest.mark.parametrize("negative", ["", "blurry", "two\nlines", "with --steps 3 inside", "--steps 3", "--\nx"])
+@pytest.mark.parametrize("negative", ["", "blurry", "two\nlines", "a --steps 3", "--steps 3", "--\nx", "a\n--steps 3"])
 def test_a_copied_command_is_the_same_request_as_the_page_makes(negative: str) -> None:
     pipeline = toy_pipeline()
     typed = {"prompt": "a red fox", "negative": negative, "steps": 5, "guidance": 6.25, "sampler": "euler"}
@@ -107,6 +108,7 @@ def test_every_request_survives_as_a_command(
     again = resolve(pipeline, Request(**command.parse(copied.removeprefix("/gen "))))
     assert again == request
     assert from_record(record) == request
+    assert as_command(pipeline, record, seed, "sticker") == copied.replace("/gen", "/sticker", 1)
 
 
 def test_turns_go_round_and_nobody_waits_for_anothers_list() -> None:
@@ -239,7 +241,8 @@ def test_what_a_killed_process_has_left_is_tidied_at_the_next_start(tmp_path: Pa
         job = store.add_job(request={"init": "kept.png"}, seeds=[1], user_id=1, chat_id=1, kind="picture",
                             language="en", state="drawn")  # fmt: skip
         kept = [store.picture_file(job.id, 0), store.input_file("kept.png")]
-        strays = [store.picture_file(99, 0), store.input_file("lost.png"), tmp_path / "pictures" / ".stablediff.draft"]
+        strays = [store.picture_file(99, 0), store.input_file(f"{7:032x}.png"), tmp_path / "inputs" / ".stablediff.ab"]
+        kept += [tmp_path / "pictures" / "holiday.jpg", tmp_path / "inputs" / "thesis.csv"]  # somebody else's
         for file in [*kept, *strays]:
             file.write_bytes(b"pixels")
     Store(tmp_path).close()

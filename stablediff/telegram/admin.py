@@ -51,6 +51,7 @@ async def ban(talk: Talk, rest: str) -> None:
     store = talk.desk.store
     banned = not store.is_banned(user)
     store.set_ban(user, banned=banned)
+    store.update_done(talk.update.update_id)  # heard again after a stop, it would lift the ban
     for job in store.jobs_in("queued", user=user) if banned else []:
         talk.desk.cancel(job)
     await talk.reply(text(talk.language, "ban on" if banned else "ban off", user=user))

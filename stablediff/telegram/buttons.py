@@ -74,7 +74,7 @@ async def _picture_button(talk: Talk, action: str, job_number: str, picture_numb
     if action == "c":
         if job.request["init"]:
             await talk.say("command note")
-        await _send_command(talk, as_command(talk.desk.pipeline, job.request, seed))
+        await _send_command(talk, as_command(talk.desk.pipeline, job.request, seed, job.kind))
     elif action == "n":
         await _choose(talk, job, pictures, number)
     elif action == "r":
@@ -138,6 +138,10 @@ async def _send_command(talk: Talk, command: str) -> None:
         document = io.BytesIO(command.encode())
         bot = talk.desk.bot
         chat = message.chat.id
-        await again(lambda: bot.send_document(chat, document.getvalue(), filename="command.txt"), harmless=False)
+        thread = message.message_thread_id if message.is_topic_message else None
+        await again(
+            lambda: bot.send_document(chat, document.getvalue(), filename="command.txt", message_thread_id=thread),
+            harmless=False,
+        )
     except BadRequest as error:
         await talk.reply(text(talk.language, "not taken", reason=talk.desk.hide(error.message)))

@@ -13,7 +13,7 @@ from stablediff.telegram.status import Status
 from stablediff.telegram.store import ErasedError, Job
 from stablediff.telegram.texts import text
 
-AT_ONCE = 8  # chats
+AT_ONCE = 64  # chats: those that Telegram holds up keep their places
 _PAUSE = 3.0  # seconds
 
 
@@ -22,6 +22,8 @@ class Courier:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
+        desk.erased = self._drop
+        self._users: dict[int, int] = {}  # of the jobs that are under way
         self._busy: dict[int, asyncio.Task[None]] = {}
         self._lanes = asyncio.Semaphore(AT_ONCE)
         self._chats: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
@@ -32,6 +34,7 @@ class Courier:
             try:
                 for job in self.desk.store.jobs_in("drawn", "telling"):
                     if job.id not in self._busy:
+                        self._users[job.id] = job.user_id
                         self._busy[job.id] = asyncio.create_task(self._deliver(job))
             except sqlite3.Error:
                 log.exception("what is to be delivered cannot be read")
@@ -76,6 +79,13 @@ class Courier:
             self._close(job.id, text(job.language, "broken", code=code))
         finally:
             self._busy.pop(job.id, None)
+            self._users.pop(job.id, None)
+
+    def _drop(self, user: int) -> None:
+        """What was on its way to somebody who has erased everything stays here."""
+        for job_id, owner in self._users.items():
+            if owner == user:
+                self._busy[job_id].cancel()
 
     def _close(self, job_id: int, note: str | None) -> None:
         """It is given up; the note is told, if that was not what failed."""

@@ -229,7 +229,7 @@ class Delivery:
 
 def under_picture(desk: Desk, job: Job, picture: Picture) -> tuple[str, InlineKeyboardMarkup]:
     """Caption and buttons."""
-    command = None if job.request["init"] else as_command(desk.pipeline, job.request, picture.seed)
+    command = None if job.request["init"] else as_command(desk.pipeline, job.request, picture.seed, job.kind)
     markup = keyboards.under_picture(job.language, job.id, picture.number, command)
     return _caption(job, f"seed {picture.seed}"), markup
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -58,6 +59,7 @@ class Desk:
     wake_courier: asyncio.Event = field(default_factory=asyncio.Event)
     acknowledging: dict[int, asyncio.Event] = field(default_factory=dict)  # job -> its status message is on its way
     reporting: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # job -> what tells how far it is
+    erased: Callable[[int], None] = lambda _user: None  # told of whoever has erased everything
     albums: dict[int, str] = field(default_factory=dict)  # user -> the last one
     drawing: int | None = None  # the job
     cancelled: set[int] = field(default_factory=set)  # jobs that were stopped while they were drawn
@@ -175,5 +177,5 @@ class Talk:
 
 
 def _is_anonymous(message: Message | None) -> bool:
-    """Whether it is an administrator who writes in the name of the group: all of them look like the same bot."""
-    return message is not None and message.sender_chat is not None and message.sender_chat.id == message.chat.id
+    """Whether somebody writes in the name of a group or a channel: all of them look like the same bot."""
+    return message is not None and message.sender_chat is not None

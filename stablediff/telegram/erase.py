@@ -1,10 +1,16 @@
 """/privacy, and /delete, which leaves nothing behind."""
 
+import asyncio
+
 from telegram.error import BadRequest
 
 from stablediff.telegram import keyboards, packs
 from stablediff.telegram.desk import Desk, Talk
 from stablediff.telegram.outgoing import edit
+from stablediff.telegram.pacing import Lane
+from stablediff.telegram.status import say_in
+from stablediff.telegram.store import Job
+from stablediff.telegram.texts import text
 
 
 async def privacy(talk: Talk) -> None:
@@ -24,7 +30,8 @@ async def press(talk: Talk, user: str, answer: str) -> None:
         return
     if answer == "yes":
         talk.desk.store.update_done(talk.update.update_id)  # this very button press is a trace, too
-        forget(talk.desk, talk.user.id)
+        waiting = forget(talk.desk, talk.user.id)
+        await asyncio.gather(*(_close(talk.desk, job) for job in waiting), return_exceptions=True)
     await talk.toast()
     words = talk.text("deleted" if answer == "yes" else "kept")
     try:
@@ -33,8 +40,14 @@ async def press(talk: Talk, user: str, answer: str) -> None:
         await talk.reply(words)
 
 
-def forget(desk: Desk, user: int) -> None:
-    """Waiting wishes, the one that is being drawn, rows and files."""
+async def _close(desk: Desk, job: Job) -> None:
+    """Its message no longer promises a picture."""
+    if job.status_id is not None:
+        await say_in(desk, job, job.status_id, text(job.language, "cancelled"), None, Lane.ANSWER)
+
+
+def forget(desk: Desk, user: int) -> list[Job]:
+    """Waiting wishes, the one that is being drawn, rows and files. -> what was waiting."""
     jobs = desk.store.jobs_in("queued", user=user)
     desk.store.forget(user)  # first, because it may fail
     for job in jobs:
@@ -42,3 +55,5 @@ def forget(desk: Desk, user: int) -> None:
         if desk.drawing == job.id:
             desk.cancelled.add(job.id)
         desk.queue.remove(job.id)
+    desk.erased(user)
+    return jobs

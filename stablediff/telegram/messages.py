@@ -10,7 +10,7 @@ from stablediff.telegram.desk import Talk
 from stablediff.telegram.texts import shorten
 from stablediff.telegram.wishes import wish
 
-_COMMAND = re.compile(r"/([A-Za-z_]{1,32})(?:@(\w+))?(?:\s+|$)")
+_COMMAND = re.compile(r"/(\w{1,32})(?:@(\w+))?(?:\s+|$)")
 _SHOWN = 10  # pictures of the history
 
 
@@ -79,12 +79,15 @@ async def _draw(talk: Talk, message: Message, words: str, command: str | None) -
 
 async def _start(talk: Talk, _rest: str) -> None:
     pipeline = talk.desk.pipeline
-    await talk.say("hello", model=pipeline.name, example=settings.example(pipeline))
+    hello = talk.text("hello", model=pipeline.name, example=settings.example(pipeline))
+    await talk.reply(hello + (talk.text("english only") if settings.is_foreign(talk.language, pipeline) else ""))
     talk.desk.store.set_settings(talk.user.id, talk.settings)
 
 
 async def _help(talk: Talk, _rest: str) -> None:
-    await talk.say("help", example=settings.example(talk.desk.pipeline), username=talk.desk.bot.username)
+    pipeline = talk.desk.pipeline
+    words = talk.text("help", example=settings.example(pipeline), username=talk.desk.bot.username)
+    await talk.reply(words + (talk.text("english only") if settings.is_foreign(talk.language, pipeline) else ""))
 
 
 async def _settings(talk: Talk, _rest: str) -> None:

@@ -49,10 +49,10 @@ class Options:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, as for everything else that is wrong."""
-        raise RequestError(_hide(f"{message.removeprefix('argument ')} (--help lists the options)"))
+        raise RequestError(without_tokens(f"{message.removeprefix('argument ')} (--help lists the options)"))
 
 
-def _hide(message: str) -> str:
+def without_tokens(message: str) -> str:
     """Without the token, where it was written in a place of something else."""
     return _TOKEN.sub("(a token)", message)
 
@@ -107,6 +107,9 @@ def read_options(argv: Sequence[str] | None = None, environment: Mapping[str, st
     add("--log-level", default=Options.log_level, choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     arguments = vars(parser.parse_args(argv))
     token_file = arguments.pop("token_file")
+    hook, api = arguments["webhook_url"], arguments["api"]
+    if hook and hook.startswith("http:") and api == TELEGRAM:
+        raise RequestError(f"--webhook-url {hook[:60]}: Telegram sends updates to https addresses only")
     limits = Limits.from_environment(environment)
     return Options(token=_read_token(token_file, environment), limits=limits, **arguments)
 
@@ -117,7 +120,7 @@ def _read_token(file: Path | str | None, environment: Mapping[str, str]) -> str:
         try:
             token = Path(file).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
-            raise RequestError(_hide(f"cannot read the token from {file}: {error}")) from error
+            raise RequestError(without_tokens(f"cannot read the token from {file}: {error}")) from error
     if not token:
         raise RequestError(_WHERE_TO_GET_ONE)
     if not _TOKEN.fullmatch(token):  # which is not shown: it may be a secret with a typing error

@@ -1,6 +1,8 @@
 """Sticker packs at Telegram. A call whose answer was lost is not repeated before the set has been read again."""
 
+import asyncio
 import secrets
+from weakref import WeakValueDictionary
 
 from telegram import InputSticker
 from telegram.error import BadRequest, NetworkError, RetryAfter
@@ -12,6 +14,7 @@ from stablediff.telegram.store import ErasedError, Job, Pack
 from stablediff.telegram.texts import shorten
 
 _NEW, _MADE, _UNKNOWN = 0, 1, 2
+_one_at_a_time: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 _MOST_PACKS = 5  # to try for one sticker
 
 
@@ -25,6 +28,11 @@ async def add(desk: Desk, job: Job, data: bytes) -> str:
     Raises BadRequest, and ErasedError if nobody wants it any more.
     """
     sticker = InputSticker(data, [emoji(job.request["prompt"])], "static")
+    async with _one_at_a_time.setdefault(job.user_id, asyncio.Lock()):  # from whatever chats they come
+        return await _add(desk, job, sticker)
+
+
+async def _add(desk: Desk, job: Job, sticker: InputSticker) -> str:
     for _ in range(_MOST_PACKS):
         _check_is_wanted(desk, job)
         pack = next((pack for pack in reversed(desk.store.packs(job.user_id)) if not pack.full), None)

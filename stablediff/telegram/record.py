@@ -28,9 +28,10 @@ def from_record(record: dict[str, Any], init_image: Image.Image | None = None, *
     return ResolvedRequest(**{**kept, "init_image": init_image, **changes})
 
 
-def as_command(pipeline: Pipeline, record: dict[str, Any], seed: int) -> str:
+def as_command(pipeline: Pipeline, record: dict[str, Any], seed: int, kind: str = "picture") -> str:
     """What to type for this picture. One that started from a picture has to be typed as an answer to that."""
     started_from = Image.new("1", (1, 1)) if record["init"] else None
     request = from_record(record, started_from, num_images=1)
     usual = resolve(pipeline, Request(sampler=request.sampler)).spacing
-    return command.write(request, seed, usual)
+    written = command.write(request, seed, usual)
+    return f"/sticker{written.removeprefix('/gen')}" if kind == "sticker" else written

@@ -25,6 +25,12 @@ def example(pipeline: Pipeline) -> str:
     return "fox, flat style" if pipeline.name in BUNDLED else "a red fox in the snow"
 
 
+def is_foreign(language: str, pipeline: Pipeline) -> bool:
+    """Whether the model, by its list of words, knows English ones only."""
+    lexicon = pipeline.lexicon
+    return language != "en" and lexicon is not None and all(word.isascii() for word in lexicon.words)
+
+
 def usual_fields(settings: dict[str, Any], *, sized: bool) -> dict[str, Any]:
     """The fields of a request that these settings fill; without `sized`, the picture's own size stays."""
     fields: dict[str, Any] = {}

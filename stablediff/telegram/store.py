@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,9 @@ CREATE TABLE IF NOT EXISTS packs (
 """
 
 log = logging.getLogger("stablediff.telegram")
+_NO_ROOM = ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_TRUNCATE")
+# Files that the bot makes: pictures, inputs and drafts.
+_OURS = re.compile(r"\d+-\d+\.png|[0-9a-f]{32}\.png|\.stablediff\.\w+")
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class Pack:
 def is_full(error: BaseException) -> bool:
     """Whether it says that the disk has no room."""
     if isinstance(error, sqlite3.OperationalError):
-        return "full" in str(error) or getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_WRITE"
+        return "full" in str(error) or getattr(error, "sqlite_errorname", "") in _NO_ROOM
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -125,6 +129,8 @@ class Store:
             self._check()
             self._remove_strays()
         except sqlite3.DatabaseError as error:  # locked by another bot, damaged, or no database at all
+            if is_full(error):
+                raise StableDiffError(f"the disk of {folder} is full: make room, or choose another --data") from error
             raise StableDiffError(
                 f"cannot use {folder}/bot.sqlite3 ({error}): stop the other bot, or choose another --data"
             ) from error
@@ -239,6 +245,10 @@ class Store:
     def job(self, job_id: int) -> Job | None:
         return next(iter(self._jobs("id = ?", job_id)), None)
 
+    def has_heard(self, update_id: int) -> bool:
+        """Whether an update has made a job already."""
+        return self._db.execute("SELECT 1 FROM jobs WHERE update_id = ?", (update_id,)).fetchone() is not None
+
     def jobs_in(self, *states: str, user: int | None = None) -> list[Job]:
         marks = ", ".join("?" * len(states))
         return self._jobs(f"state IN ({marks}) AND (? IS NULL OR user_id = ?) ORDER BY id", *states, user, user)
@@ -342,7 +352,7 @@ class Store:
         kept |= {self.input_file(name) for name in self._inputs()}
         for folder in ("pictures", "inputs"):
             for file in (self.folder / folder).iterdir():
-                if file not in kept and file.is_file():
+                if file not in kept and _OURS.fullmatch(file.name) and file.is_file():
                     file.unlink(missing_ok=True)
 
     def _inputs(self) -> set[str]:

@@ -15,16 +15,18 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "help": (
         "Write what you want to see. In groups: /gen, a mention, or an answer to me.\n\n"
         "/gen {example} --steps 12 --seed 7 --size 512x768 --guidance 6 --sampler dpmpp_2m --pictures 2 --no blurry\n"
-        "The lines below the first are the negative prompt, too. As an answer to a photo, /gen starts from it; "
+        "Flags may stand on lines of their own; other lines below the first are the negative prompt, too. As an "
+        "answer to a photo, /gen starts from it; "
         "--strength 0.6 says how far it goes.\n\n"
         "/sticker draws a sticker\n/settings your usual size, steps and language\n/queue where you stand\n"
         "/cancel stops everything of yours\n/history your last pictures\n/pack your sticker packs\n"
         "/privacy what is kept\n/delete forgets you\n\n"
         "In any chat, @{username} and a word finds your pictures.",
         "Напишите, что хотите увидеть. В группах: /gen, упоминание или ответ мне.\n\n"
-        "/gen {example} --steps 12 --seed 7 --size 512x768 --guidance 6 --sampler dpmpp_2m --pictures 2 --no blurry\n"
-        "Строки под первой — тоже негативный запрос. В ответ на фото /gen начнёт с него; "
-        "--strength 0.6 — насколько его менять.\n\n"
+        "/gen {example} --шаги 12 --зерно 7 --размер 512x768 --guidance 6 --картинок 2 --без тумана\n"
+        "Флаги могут стоять отдельными строками, остальные строки под первой — тоже негативный запрос. В ответ на "
+        "фото /gen начнёт с него; "
+        "--сила 0.6 — насколько его менять.\n\n"
         "/sticker рисует стикер\n/settings обычный размер, шаги и язык\n/queue ваше место в очереди\n"
         "/cancel останавливает всё ваше\n/history последние картинки\n/pack ваши наборы стикеров\n"
         "/privacy что хранится\n/delete забыть вас\n\n"
@@ -137,6 +139,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "This group ({chat}) is not on my list: ask my operator.",
         "Этой группы ({chat}) нет в моём списке: спросите оператора.",
     ),
+    "english only": (
+        "\n\nThis model knows English words only: write your prompt in English.",
+        "\n\nЭта модель понимает только английские слова: напишите запрос по-английски.",
+    ),
     "banned": ("You may not use this bot.", "Вам нельзя пользоваться этим ботом."),
     "privacy": (
         "Kept here: your Telegram number, your settings, your prompts, the pictures that you send and those that are "
@@ -167,8 +173,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "ban off": ("{user} is free again.", "{user}: запрет снят."),
     "inline none": ("None of your pictures is called so", "Среди ваших картинок такой нет"),
     "anonymous": (
-        "I cannot tell anonymous administrators apart: please write under your own name.",
-        "Анонимных администраторов я не различаю: напишите, пожалуйста, от своего имени.",
+        "I cannot tell apart who writes for a group or a channel: please write under your own name.",
+        "Кто пишет от имени группы или канала, я не различаю: напишите, пожалуйста, от своего имени.",
     ),
     "command note": (
         "This picture was drawn from another one. Send the command as an answer to that photo, or to the lossless file "

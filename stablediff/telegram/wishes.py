@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 from telegram import Message
-from telegram.error import NetworkError, TelegramError
+from telegram.error import TelegramError
 
 from stablediff import command
 from stablediff.errors import RequestError
@@ -48,7 +48,7 @@ async def enqueue(talk: Talk, request: ResolvedRequest, kind: str) -> None:
     desk = talk.desk
     fields = to_record(request, None)
     cost = desk.cost(fields)
-    if await _is_too_much(talk, cost):
+    if desk.store.has_heard(talk.update.update_id) or await _is_too_much(talk, cost):
         return
     if request.init_image is not None:
         fields["init"] = await _keep(talk, request.init_image)
@@ -74,7 +74,7 @@ async def enqueue(talk: Talk, request: ResolvedRequest, kind: str) -> None:
     if talk.is_new:
         try:
             await talk.say("first")
-        except NetworkError as error:  # it may have arrived, and the wish is safe in any case
+        except TelegramError as error:  # it may have arrived, and the wish is safe in any case
             log.warning("job %d: somebody new was not greeted: %s", job.id, error)
         desk.store.set_settings(talk.user.id, talk.settings)
 

@@ -132,13 +132,24 @@ def make_compare(studio: Studio, create: Create) -> None:
             yield {**last, picture: paths[0]}
 
     gr.on(
-        [*(axis.change for axis in axes), create.named["steps"].change, create.named["size"].change],
+        [
+            *(axis.change for axis in axes),
+            create.named["steps"].change,
+            create.named["size"].change,
+            studio.language.change,
+        ],
         estimate,
         [studio.language, *axes, *controls],
         [cost, *slots.values()],
         trigger_mode="always_last",
         **QUIET,
     )
+
+    def say_again(language: str, key: str) -> Any:
+        job = studio.desk.find(key)
+        return _line(job, language) if job is not None and job.state == "done" else gr.skip()
+
+    studio.language.change(say_again, [studio.language, ticket], runner.status, **QUIET)
     runner.run.click(compare, [studio.language, *axes, *controls], outputs, **WATCHING)
     take_up(studio, "compare", ticket, outputs, follow)
     settle(studio, clock, ticket, runner.status, outputs, partial(switched, busy=False), end)
@@ -162,7 +173,10 @@ def _choices(language: str) -> list[tuple[str, str]]:
 def _plan(studio: Studio, create: Create, values: tuple[Any, ...], seed: int | None = None) -> Comparison:
     """`values`: both axes' names and words, and the first tab's controls. Raises RequestError."""
     pipeline, limits = studio.models.current, studio.limits
-    request = wish.to_request(dict(zip(create.named, values[4:], strict=True)), pipeline, limits)
+    wishes = dict(zip(create.named, values[4:], strict=True))
+    if seed is not None:  # it is to be drawn
+        wish.check_is_said(wishes["prompt"])
+    request = wish.to_request(wishes, pipeline, limits)
     request = replace(request, seed=seed) if request.seed is None else request
 
     def check(axis: Axis, value: str) -> None:

@@ -40,11 +40,28 @@ class Create:
     restore: Callable[..., Any]  # (language, recipe) -> updates for `named` and `restored`
     restored: gr.HTML
     about: gr.Markdown
+    examples: list[gr.Button]
+    knows: gr.Accordion
+    known: gr.Markdown
+
+    def face(self, pipeline: Pipeline, language: str) -> dict[Any, Any]:
+        """What is said of this model."""
+        things = known_things(pipeline)
+        words = examples_of(pipeline)
+        return {
+            self.about: html.escape(pipeline.describe()),
+            self.named["style"]: gr.update(choices=style_choices(pipeline, language), value=""),
+            self.knows: gr.update(label=text("knows", language, count=len(things)), visible=bool(things)),
+            self.known: html.escape(", ".join(things)),
+            **{
+                button: gr.update(value=words[i] if i < len(words) else "", visible=i < len(words))
+                for i, button in enumerate(self.examples)
+            },
+        }
 
 
 def make_create(studio: Studio) -> Create:
     voice, pipeline = studio.voice, studio.models.current
-    bundled = pipeline.name in BUNDLED
 
     def choices(language: str) -> list[tuple[str, str]]:
         return style_choices(studio.models.current, language)
@@ -83,9 +100,10 @@ def make_create(studio: Studio) -> Create:
             status = gr.HTML(elem_id="status", elem_classes="status")
             with gr.Row(elem_classes="tight"):
                 voice(gr.HTML, {"value": "try"}, padding=False, elem_classes="quiet fit")
+                words = examples_of(pipeline)
                 examples = [
-                    gr.Button(example, size="sm", elem_classes="example")
-                    for example in (EXAMPLES if bundled else BIG_EXAMPLES)
+                    gr.Button(example, size="sm", elem_classes="example", visible=example in words)
+                    for example in [*words, *[""] * (max(len(EXAMPLES), len(BIG_EXAMPLES)) - len(words))]
                 ]
         with gr.Column(elem_classes="show"):
             stage = make_stage(voice, "create", run, stop, status)
@@ -98,19 +116,20 @@ def make_create(studio: Studio) -> Create:
             sticker_file = voice(gr.DownloadButton, {"label": "sticker_file"}, visible=False, elem_id="sticker-file")
             with voice(gr.Accordion, {"label": "restore"}, open=False, elem_id="restore"):
                 file = voice(
-                    gr.File, {"label": "restore_file"}, file_types=[".png"], height=110, elem_id="restore-file"
+                    gr.File, {"label": "restore_file"}, file_types=["image"], height=150, elem_id="restore-file"
                 )
             restored = gr.HTML(elem_id="restored", elem_classes="quiet")
         with gr.Column(elem_classes="tune"):
             settings = make_settings(voice, pipeline, studio.limits)
-            known = known_things(pipeline)
-            if known:
-                with voice(
-                    gr.Accordion,
-                    {"label": lambda language: text("knows", language, count=len(known))},
-                    open=False,
-                ):
-                    gr.Markdown(html.escape(", ".join(known)))
+            things = known_things(pipeline)
+            knows = voice(
+                gr.Accordion,
+                {"label": lambda language: text("knows", language, count=len(known_things(studio.models.current)))},
+                open=False,
+                visible=bool(things),
+            )
+            with knows:
+                known = gr.Markdown(html.escape(", ".join(things)))
             about = gr.Markdown(html.escape(pipeline.describe()), elem_id="about", elem_classes="quiet")
     named = {"prompt": prompt, "negative": negative, "style": style, **settings.named}
     slots = {"prompt": wrong_prompt, "negative": wrong_negative, **settings.slots}
@@ -126,8 +145,7 @@ def make_create(studio: Studio) -> Create:
         wishes = dict(zip(named, values, strict=True))
 
         def make() -> Request:
-            if not str(wishes["prompt"] or "").strip():
-                raise RequestError("prompt is empty: write what to draw")
+            wish.check_is_said(wishes["prompt"])
             return wish.to_request(wishes, studio.models.current, studio.limits)
 
         async for answer in studio.draw(visitor, stage, slots, language, make):
@@ -162,7 +180,7 @@ def make_create(studio: Studio) -> Create:
     stage.recipe.change(None, None, sticker_file, js=_NO_STICKER, api_visibility="private")
     delete.click(_delete(studio, stage), [stage.ticket, stage.shelf, stage.chosen], stage.outputs, **QUIET)
     accompany(studio, stage, "create", drawing, varying, scaling)
-    return Create(named, slots, settings, stage, edit, restore, restored, about)
+    return Create(named, slots, settings, stage, edit, restore, restored, about, examples, knows, known)
 
 
 def _again(studio: Studio, stage: Stage, slots: dict[str, Any], make: Callable[[Drawn, Limits], Request]) -> Any:
@@ -236,6 +254,10 @@ def _delete(studio: Studio, stage: Stage) -> Any:
 
 def style_choices(pipeline: Pipeline, language: str) -> list[tuple[str, str]]:
     return [(text("style_none", language), ""), *((text(style, language), style) for style in styles(pipeline))]
+
+
+def examples_of(pipeline: Pipeline) -> tuple[str, ...]:
+    return EXAMPLES if pipeline.name in BUNDLED else BIG_EXAMPLES
 
 
 def known_things(pipeline: Pipeline) -> list[str]:

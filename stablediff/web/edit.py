@@ -16,6 +16,7 @@ from stablediff.web.desk import Job
 from stablediff.web.runner import make_runner
 from stablediff.web.shelf import Drawn, Stage, make_stage
 from stablediff.web.studio import QUIET, WATCHING, Studio
+from stablediff.web.trouble import wrong
 
 TAKEN = ("steps", "guidance", "sampler", "spacing", "seed", "count")  # from the first tab's controls
 # The editor is built when its tab opens, and loses layers that it is given before.
@@ -25,6 +26,30 @@ _WHEN_THE_CANVAS_IS_THERE = """async key => {
   await new Promise(done => setTimeout(done, 500));
   return key;
 }"""
+# The editor decodes files in the browser, and says nothing of those that it cannot read: they are tried before.
+_TRY_FILES = """
+const passed = new WeakSet();
+const tried = (name, filesOf, repeat) => document.addEventListener(name, async event => {
+  if (!event.target.closest || !event.target.closest('#editor') || passed.has(event)) return;
+  const files = [...(filesOf(event) || [])];
+  if (!files.length) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  const target = event.target;
+  try { (await createImageBitmap(files[0])).close(); } catch { trigger('click'); return; }
+  const again = repeat(files);
+  passed.add(again);
+  target.dispatchEvent(again);
+}, true);
+tried('change', event => event.target.files, () => new Event('change', { bubbles: true }));
+tried('drop', event => event.dataTransfer && event.dataTransfer.files, files => {
+  const dataTransfer = new DataTransfer();
+  files.forEach(file => dataTransfer.items.add(file));
+  return new DragEvent('drop', { bubbles: true, cancelable: true, dataTransfer });
+});
+"""
+_UNREADABLE = "cannot read the picture that was sent: it must be a whole PNG, JPEG or WebP"
+_PAINT = "#e11d74"  # to be seen on white, on black, and on most pictures
 _EDITOR_SIDE = 2048  # pixels: no model draws more
 
 
@@ -39,11 +64,11 @@ def make_edit(studio: Studio, create: Create) -> tuple[gr.ImageEditor, gr.Textbo
         sources=["upload", "clipboard"],
         layers=False,
         transforms=(),
-        brush=gr.Brush(colors=["#ffffff"], color_mode="fixed", default_size=20),
+        brush=gr.Brush(colors=[_PAINT], color_mode="fixed", default_size=20),
         height=440,
         elem_id="editor",
     )
-    wrong_picture = gr.HTML(elem_id="picture-wrong", elem_classes="slot")
+    wrong_picture = gr.HTML(elem_id="picture-wrong", elem_classes="slot", js_on_load=_TRY_FILES)
     voice(gr.HTML, {"value": "edit_how"}, elem_classes="quiet")
     with gr.Row(elem_classes="desk"):
         with gr.Column(elem_classes="ask"):
@@ -88,6 +113,7 @@ def make_edit(studio: Studio, create: Create) -> tuple[gr.ImageEditor, gr.Textbo
 
         def make() -> Request:
             image, mask = split(painted)
+            wish.check_is_said(prompt)
             return wish.to_request(values, studio.models.current, studio.limits, image, mask)
 
         async for answer in studio.draw(visitor, stage, slots, language, make):
@@ -111,6 +137,8 @@ def make_edit(studio: Studio, create: Create) -> tuple[gr.ImageEditor, gr.Textbo
         [*stage.outputs, *slots.values()],
         **WATCHING,
     )
+    wrong_picture.click(lambda language: wrong(_UNREADABLE, language), studio.language, wrong_picture, **QUIET)
+    editor.change(None, None, wrong_picture, js="() => ''", api_visibility="private")
     going = accompany(studio, stage, "edit", editing)
     studio.left["edit"].change(paint_again, studio.left["edit"], editor, js=_WHEN_THE_CANVAS_IS_THERE, **QUIET)
     for event in (editing, going):
@@ -155,7 +183,7 @@ def painted_value(job: Job) -> dict[str, Any]:
     image = ImageOps.contain(image, (min(image.width, _EDITOR_SIDE), min(image.height, _EDITOR_SIDE)))
     layers = []
     if request.mask_image is not None:
-        paint = Image.new("RGBA", image.size, "white")
+        paint = Image.new("RGBA", image.size, _PAINT)
         paint.putalpha(request.mask_image.convert("L").resize(image.size))
         layers = [paint]
     return {"background": image, "layers": layers, "composite": image}

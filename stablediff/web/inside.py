@@ -62,7 +62,10 @@ def make_inside(studio: Studio, create: Create) -> None:
         def observe(request: Request) -> Recorder:
             return Recorder(studio.models.current, resolve(request, studio.models.current).guidance_scale)
 
-        make = lambda: wish.to_request(chosen, studio.models.current, studio.limits)  # noqa: E731
+        def make() -> Request:
+            wish.check_is_said(chosen["prompt"])
+            return wish.to_request(chosen, studio.models.current, studio.limits)
+
         slots = dict.fromkeys(("prompt", "seed", "size", "spacing"), refused)
         async for answer in studio.draw(visitor, stage, slots, language, make, observe):
             yield answer

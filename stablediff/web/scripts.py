@@ -6,8 +6,13 @@ from typing import Any
 
 Allowed = Mapping[str, Any] | None  # {"among": [...]} or {"low": ..., "high": ...}; None for any text
 
-# Ctrl+Enter (or Cmd+Enter) presses the tab's main button; a dark or light choice is taken up again.
+# Ctrl+Enter (or Cmd+Enter) presses the tab's main button; a dark or light choice is taken up again. A list that is left
+# with Tab would stay open over what follows.
 KEYS = """
+document.addEventListener('keydown', event => {
+  if (event.key === 'Tab' && event.target.getAttribute('role') === 'combobox')
+    setTimeout(() => event.target.dispatchEvent(new FocusEvent('blur')), 50);
+}, true);
 document.addEventListener('keydown', event => {
   if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
   const buttons = [...document.querySelectorAll('button.run')].filter(button => button.offsetParent !== null);

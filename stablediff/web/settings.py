@@ -67,24 +67,23 @@ def make_settings(voice: Voice, pipeline: Pipeline, limits: Limits) -> Settings:
         elem_id="guidance",
     )
     wrong_guidance = _slot("guidance")
-    with gr.Row():
-        size = voice(
-            gr.Dropdown,
-            {"label": "size", "choices": _sizes(pipeline, limits)},
-            value=f"{defaults.width}x{defaults.height}",
-            allow_custom_value=True,
-            elem_id="size",
-        )
-        count = voice(
-            gr.Slider,
-            {"label": "count"},
-            minimum=1,
-            maximum=max(limits.max_images, 2),
-            step=1,
-            value=1,
-            elem_id="count",
-            visible=limits.max_images > 1,
-        )
+    size = voice(
+        gr.Dropdown,
+        {"label": "size", "choices": _sizes(pipeline, limits)},
+        value=f"{defaults.width}x{defaults.height}",
+        allow_custom_value=True,
+        elem_id="size",
+    )
+    count = voice(
+        gr.Slider,
+        {"label": "count"},
+        minimum=1,
+        maximum=max(limits.max_images, 2),
+        step=1,
+        value=1,
+        elem_id="count",
+        visible=limits.max_images > 1,
+    )
     wrong_size, wrong_count = _slot("size"), _slot("count")
     with gr.Row(elem_classes="seed"):
         seed = voice(gr.Textbox, {"label": "seed", "placeholder": "seed_random"}, max_lines=1, elem_id="seed")

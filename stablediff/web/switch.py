@@ -8,7 +8,7 @@ import gradio as gr
 
 from stablediff.errors import RequestError
 from stablediff.web import progress
-from stablediff.web.create import Create, style_choices
+from stablediff.web.create import Create
 from stablediff.web.desk import Work
 from stablediff.web.scripts import WITH_LANGUAGE
 from stablediff.web.studio import QUIET, WATCHING, Studio
@@ -28,8 +28,7 @@ def connect_switch(studio: Studio, create: Create, model: gr.Dropdown, page: gr.
         return {
             told: models.name,
             model: models.name,
-            create.about: html.escape(models.current.describe()),
-            named["style"]: gr.update(choices=style_choices(models.current, language), value=""),
+            **create.face(models.current, language),
         }
 
     def habits() -> dict[Any, Any]:
@@ -76,7 +75,7 @@ def connect_switch(studio: Studio, create: Create, model: gr.Dropdown, page: gr.
         line = text("model_switched", language, model=html.escape(models.name))
         return {**face(language), **habits(), create.restored: line}
 
-    said = [told, model, create.about, named["style"]]
+    said = [told, model, create.about, named["style"], create.knows, create.known, *create.examples]
     changed = [create.settings.quality, *(named[name] for name in ("steps", "guidance", "sampler", "spacing", "size"))]
     outputs = [*said, status, create.stage.ticket, *changed]
     model.input(switch, [studio.language, model], outputs, **WATCHING)

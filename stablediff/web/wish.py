@@ -13,6 +13,12 @@ from stablediff.web.models import resolve, styled
 PREVIEWS_A_PICTURE = 8
 
 
+def check_is_said(prompt: Any) -> None:
+    """Raises RequestError if nothing is asked for."""
+    if not str(prompt or "").strip():
+        raise RequestError("prompt is empty: write what to draw")
+
+
 def to_request(
     values: Mapping[str, Any],
     pipeline: Pipeline,
