@@ -37,6 +37,7 @@ const tried = (name, filesOf, repeat) => document.addEventListener(name, async e
   event.stopImmediatePropagation();
   const target = event.target;
   try { (await createImageBitmap(files[0])).close(); } catch { trigger('click'); return; }
+  trigger('select');
   const again = repeat(files);
   passed.add(again);
   target.dispatchEvent(again);
@@ -138,7 +139,7 @@ def make_edit(studio: Studio, create: Create) -> tuple[gr.ImageEditor, gr.Textbo
         **WATCHING,
     )
     wrong_picture.click(lambda language: wrong(_UNREADABLE, language), studio.language, wrong_picture, **QUIET)
-    editor.change(None, None, wrong_picture, js="() => ''", api_visibility="private")
+    wrong_picture.select(None, None, wrong_picture, js="() => ''", api_visibility="private")
     going = accompany(studio, stage, "edit", editing)
     studio.left["edit"].change(paint_again, studio.left["edit"], editor, js=_WHEN_THE_CANVAS_IS_THERE, **QUIET)
     for event in (editing, going):
