@@ -194,6 +194,6 @@ def translate(message: str, language: str) -> str:
         match = re.fullmatch(pattern, message, re.DOTALL)
         if match:
             parts = match.groupdict()
-            words = {name: _word(part, language) for name, part in parts.items() if part}
+            words = {name: part if name == "flag" else _word(part, language) for name, part in parts.items() if part}
             return translated.format(**{**dict.fromkeys(parts, ""), **words}).replace("(near: ", "(похожие: ")
     return message

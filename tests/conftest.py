@@ -18,14 +18,19 @@ if TYPE_CHECKING:
     from tiny import TinyModel
 
 
+_ALL_THREADS = torch.get_num_threads()
+# One for tiny models: more of them only wait for each other, tenfold where cores are shared. From the start, because
+# what several compute together can differ in the last bit, and a page that was opened before a test would have several.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """One thread for tiny models: more of them only wait for each other, tenfold where cores are shared."""
-    before = torch.get_num_threads()
-    if not request.node.get_closest_marker("slow"):
-        torch.set_num_threads(1)
+    """All of them for large models only."""
+    if request.node.get_closest_marker("slow"):
+        torch.set_num_threads(_ALL_THREADS)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -82,7 +82,7 @@ def test_the_browsers_own_way_of_sending_pictures_has_its_bounds(raw: Raw) -> No
 )
 def test_grids_that_cannot_be_drawn(raw: Raw, axes: tuple[Any, ...], answer: str) -> None:
     names = ("axis_across", "values_across", "axis_down", "values_down")
-    assert answer in raw.refusal("compare", **dict(zip(names, axes, strict=True)))
+    assert answer in raw.refusal("compare", **{"prompt": "cat", **dict(zip(names, axes, strict=True))})
 
 
 def test_programs_are_told_what_was_wrong(address: str) -> None:

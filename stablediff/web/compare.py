@@ -174,8 +174,6 @@ def _plan(studio: Studio, create: Create, values: tuple[Any, ...], seed: int | N
     """`values`: both axes' names and words, and the first tab's controls. Raises RequestError."""
     pipeline, limits = studio.models.current, studio.limits
     wishes = dict(zip(create.named, values[4:], strict=True))
-    if seed is not None:  # it is to be drawn
-        wish.check_is_said(wishes["prompt"])
     request = wish.to_request(wishes, pipeline, limits)
     request = replace(request, seed=seed) if request.seed is None else request
 
@@ -198,6 +196,8 @@ def _plan(studio: Studio, create: Create, values: tuple[Any, ...], seed: int | N
     requests = cells(request, across, down)
     for one in requests:
         limits.check(resolve(one, pipeline))
+    if seed is not None:  # it is to be drawn
+        wish.check_is_said(request.prompt)
     return Comparison(studio.models.name, tuple(requests), across=across, down=down)
 
 

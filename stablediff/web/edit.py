@@ -1,7 +1,7 @@
 """The second tab: a picture becomes another one, all of it or only where it was painted over."""
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from PIL import Image, ImageChops, ImageOps
@@ -54,8 +54,15 @@ _PAINT = "#e11d74"  # to be seen on white, on black, and on most pictures
 _EDITOR_SIDE = 2048  # pixels: no model draws more
 
 
-def make_edit(studio: Studio, create: Create) -> tuple[gr.ImageEditor, gr.Textbox]:
-    """The editor and the prompt, for pictures that come from elsewhere."""
+class Canvas(NamedTuple):
+    """For pictures that come from elsewhere."""
+
+    editor: gr.ImageEditor
+    wrong: gr.HTML
+    prompt: gr.Textbox
+
+
+def make_edit(studio: Studio, create: Create) -> Canvas:
     voice = studio.voice
     # At the tab's full width: inside of a narrower column the editor measures itself wrongly when the tab opens.
     editor = voice(
@@ -114,8 +121,9 @@ def make_edit(studio: Studio, create: Create) -> tuple[gr.ImageEditor, gr.Textbo
 
         def make() -> Request:
             image, mask = split(painted)
-            wish.check_is_said(prompt)
-            return wish.to_request(values, studio.models.current, studio.limits, image, mask)
+            request = wish.to_request(values, studio.models.current, studio.limits, image, mask)
+            wish.check_is_said(request.prompt)
+            return request
 
         async for answer in studio.draw(visitor, stage, slots, language, make):
             yield answer
@@ -146,7 +154,7 @@ def make_edit(studio: Studio, create: Create) -> tuple[gr.ImageEditor, gr.Textbo
         event.then(compare, [stage.ticket, stage.shelf, stage.chosen], [before, slider], **QUIET)
     stage.chosen.change(before_after, [before, stage.shelf, stage.chosen], slider, **QUIET)
     studio.kept["edit"] = [prompt, negative, strength]
-    return editor, prompt
+    return Canvas(editor, wrong_picture, prompt)
 
 
 def split(painted: Any) -> tuple[Image.Image, Image.Image | None]:
@@ -196,16 +204,14 @@ def editor_value(picture: Drawn) -> dict[str, Any]:
     return {"background": image, "layers": [], "composite": image}
 
 
-def connect_edit_it(
-    button: gr.Button, source: Stage, editor: gr.ImageEditor, prompt: gr.Textbox, tabs: gr.Tabs
-) -> None:
+def connect_edit_it(button: gr.Button, source: Stage, canvas: Canvas, tabs: gr.Tabs) -> None:
     """Takes the chosen picture over to this tab."""
 
     def take(shelf: list[Drawn], chosen: int) -> Any:
         if not shelf:
-            return gr.skip(), gr.skip(), gr.skip()
+            return (gr.skip(),) * 4
         picture = shelf[min(chosen, len(shelf) - 1)]
         words = picture.recipe.partition("\n")[0]
-        return editor_value(picture), words, gr.Tabs(selected="edit")
+        return editor_value(picture), "", words, gr.Tabs(selected="edit")
 
-    button.click(take, [source.shelf, source.chosen], [editor, prompt, tabs], **QUIET)
+    button.click(take, [source.shelf, source.chosen], [*canvas, tabs], **QUIET)

@@ -63,8 +63,9 @@ def make_inside(studio: Studio, create: Create) -> None:
             return Recorder(studio.models.current, resolve(request, studio.models.current).guidance_scale)
 
         def make() -> Request:
-            wish.check_is_said(chosen["prompt"])
-            return wish.to_request(chosen, studio.models.current, studio.limits)
+            request = wish.to_request(chosen, studio.models.current, studio.limits)
+            wish.check_is_said(request.prompt)
+            return request
 
         slots = dict.fromkeys(("prompt", "seed", "size", "spacing"), refused)
         async for answer in studio.draw(visitor, stage, slots, language, make, observe):

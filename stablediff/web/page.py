@@ -72,14 +72,14 @@ def build_page(
             with voice(gr.Tab, {"label": "tab_create"}, id="create", elem_id="tab-create"):
                 create = make_create(studio)
             with voice(gr.Tab, {"label": "tab_edit"}, id="edit", elem_id="tab-edit"):
-                editor, edit_prompt = make_edit(studio, create)
+                canvas = make_edit(studio, create)
             with voice(gr.Tab, {"label": "tab_inside"}, id="inside", elem_id="tab-inside"):
                 make_inside(studio, create)
             with voice(gr.Tab, {"label": "tab_compare"}, id="compare", elem_id="tab-compare"):
                 make_compare(studio, create)
             with voice(gr.Tab, {"label": "tab_history"}, id="history", elem_id="tab-history"):
                 make_history(studio, create, tabs, page)
-        connect_edit_it(create.edit, create.stage, editor, edit_prompt, tabs)
+        connect_edit_it(create.edit, create.stage, canvas, tabs)
         dark.click(None, None, None, js=TOGGLE_DARK, api_visibility="private")
         language.change(voice.say, language, voice.components, **QUIET)
         language.input(None, language, None, js=REMEMBER_LANGUAGE, api_visibility="private")
