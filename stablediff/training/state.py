@@ -33,7 +33,8 @@ def save_state(
     complete = {name: whole(t.detach()).cpu().contiguous() for name, t in tensors.items()}
     if not is_main():
         return
-    for left in folder.glob(f".{STATE}.*"):  # of runs that were killed while they saved
+    # Of runs that were killed while they saved: our drafts, and those that safetensors makes beside them.
+    for left in (*folder.glob(f".{STATE}.*"), *folder.glob(".tmp??????")):
         left.unlink(missing_ok=True)
     draft = folder / f".{STATE}.{os.getpid()}"
     try:
