@@ -119,9 +119,10 @@ def model(toy_folder: Path) -> Pipeline:
 
 
 @pytest.fixture
-def telegram(bot: "BotProcess") -> "TelegramServer":
-    """The Telegram of the module's bot."""
-    return bot.server
+def telegram(bot: "BotProcess") -> Iterator["TelegramServer"]:
+    """The Telegram of the module's bot. It is well again after each test."""
+    yield bot.server
+    bot.server.faults.clear()
 
 
 @pytest.fixture

@@ -56,17 +56,6 @@ def bot(toy_folder: Path, folder: Path) -> Iterator[BotProcess]:
         yield bot
 
 
-@pytest.fixture
-def telegram(bot: BotProcess) -> Iterator[TelegramServer]:
-    yield bot.server
-    bot.server.faults.clear()
-
-
-@pytest.fixture
-def ann(telegram: TelegramServer) -> Person:
-    return new_person(telegram)
-
-
 @pytest.mark.parametrize(
     ("method", "kind"),
     [

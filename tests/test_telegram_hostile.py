@@ -35,17 +35,6 @@ def bot(toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield bot
 
 
-@pytest.fixture
-def telegram(bot: BotProcess) -> Iterator[TelegramServer]:
-    yield bot.server
-    bot.server.faults.clear()
-
-
-@pytest.fixture
-def ann(telegram: TelegramServer) -> Person:
-    return new_person(telegram)
-
-
 @pytest.mark.parametrize("answer", GARBAGE, ids=[f"{status} {body[:12]!r}" for status, body in GARBAGE])
 def test_what_is_no_answer_of_telegrams_is_asked_again(
     ann: Person, telegram: TelegramServer, model: Pipeline, answer: tuple[int, bytes]
