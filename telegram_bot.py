@@ -23,9 +23,6 @@ def main() -> int:
         print(pipeline.describe(), flush=True)
         try:
             run(options, pipeline)
-        except OSError as error:  # the webhook's port, most likely
-            print(f"stablediff: cannot listen at port {options.port}: {error}", file=sys.stderr)
-            return 2
         except InvalidToken:  # whose text has the token in it
             print("stablediff: Telegram does not know this token: ask https://t.me/BotFather", file=sys.stderr)
             return 2

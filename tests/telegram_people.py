@@ -44,7 +44,7 @@ class BotProcess:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stream, stderr=stream)
 
     def wait_until_up(self) -> "BotProcess":
-        self.server.wait(lambda: self._alive() and "Application started" in self.said()[self._said_before :], self.tail)
+        self.server.wait(lambda: self._alive() and "is listening" in self.said()[self._said_before :], self.tail)
         return self
 
     def _alive(self) -> bool:

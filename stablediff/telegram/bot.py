@@ -1,8 +1,9 @@
 """The parts put together, and started: `run` returns when the bot is told to stop."""
 
 import asyncio
+import contextlib
 import json
-import secrets
+import signal
 import sqlite3
 import sys
 import time
@@ -10,22 +11,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 from telegram import BotCommand, Update
-from telegram.error import Conflict, Forbidden, InvalidToken, NetworkError, TelegramError
+from telegram.error import Conflict, InvalidToken, NetworkError, TelegramError
 from telegram.ext import Application, ApplicationBuilder, ContextTypes, TypeHandler
 
+from stablediff.errors import RequestError
 from stablediff.pipeline import Pipeline
-from stablediff.telegram.buttons import on_button
 from stablediff.telegram.courier import Courier
-from stablediff.telegram.desk import Desk, Talk, log
+from stablediff.telegram.desk import Desk, log
+from stablediff.telegram.hearing import hear
 from stablediff.telegram.inbox import Inbox, InOrder
-from stablediff.telegram.inline import on_inline
 from stablediff.telegram.line import Line, Reach
-from stablediff.telegram.messages import on_message
 from stablediff.telegram.options import Options
 from stablediff.telegram.outgoing import again
 from stablediff.telegram.pacing import Pacer
-from stablediff.telegram.store import Store, is_full
+from stablediff.telegram.store import Store
 from stablediff.telegram.texts import COMMANDS, LANGUAGES
+from stablediff.telegram.webhook import listen
 from stablediff.telegram.worker import Worker
 
 ALLOWED_UPDATES = ["message", "callback_query", "inline_query"]
@@ -36,16 +37,14 @@ App = Application[Any, Any, Any, Any, Any, Any]
 
 
 def run(options: Options, pipeline: Pipeline) -> None:
-    """Raises StableDiffError if the data folder is in use, InvalidToken if Telegram does not know the token."""
+    """Raises StableDiffError if the data folder or the port is in use, InvalidToken if Telegram knows no such bot."""
     sys.setswitchinterval(_TURN)
-    store = Store(options.data)
-    try:
-        _run(options, pipeline, store)
-    finally:
-        store.close()
+    with contextlib.closing(Store(options.data)) as store:
+        asyncio.run(_run(options, pipeline, store))
 
 
-def _run(options: Options, pipeline: Pipeline, store: Store) -> None:
+async def _run(options: Options, pipeline: Pipeline, store: Store) -> None:
+    _end_when_told()
     inbox, reach = Inbox(store, at_once=options.webhook_url is not None), Reach(options.api)
     application: App = (
         ApplicationBuilder()
@@ -60,107 +59,90 @@ def _run(options: Options, pipeline: Pipeline, store: Store) -> None:
         .build()
     )
     desk = Desk(options, pipeline, store, application.bot, options.limits)
-    worker, courier = Worker(desk), Courier(desk)
-    tasks: list[asyncio.Task[None]] = []
 
     async def on_update(update: Update, _context: ContextTypes.DEFAULT_TYPE) -> None:
-        await _hear(desk, inbox, update)
+        await hear(desk, inbox, update)
 
-    async def start(_application: App) -> None:
-        for job in store.jobs_in("queued"):
-            desk.queue.put(job.user_id, job.id)
-        midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
-        for job in store.jobs_since(midnight):
-            desk.usage.add(job.user_id, desk.cost(job.request))
-        for body in store.unanswered():
-            await inbox.put_again(Update.de_json(json.loads(body), application.bot))
-        for part in (worker.run(), courier.run(), _introduce(desk), _forget_in_time(desk), stop_if_revoked()):
-            tasks.append(asyncio.create_task(part))
-        log.info("@%s is listening, %d jobs are waiting", application.bot.username, len(desk.queue))
-
-    async def stop_if_revoked() -> None:
-        await reach.revoked.wait()
-        application.stop_running()
-
-    async def stop(_application: App) -> None:
-        await worker.stop()
-        await courier.stop()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    application.post_init, application.post_stop = start, stop
     application.add_handler(TypeHandler(Update, on_update))
-    application.add_error_handler(_on_error)
+    with contextlib.suppress(asyncio.CancelledError):
+        async with contextlib.AsyncExitStack() as ends:  # what is begun last ends first
+            await again(application.initialize, harmless=True)
+            ends.push_async_callback(application.shutdown)
+            await _take_up(desk, inbox)
+            worker, courier = Worker(desk), Courier(desk)
+            endless = (worker.run(), courier.run(), _forget_in_time(desk), _refuse_if_revoked(reach))
+            tasks = [asyncio.create_task(part) for part in (*endless, _introduce(desk))]
+            ends.push_async_callback(_end, worker, courier, tasks)
+            await application.start()
+            ends.push_async_callback(application.stop)
+            await _listen(application, options, inbox, ends)
+            log.info("@%s is listening, %d jobs are waiting", desk.bot.username, len(desk.queue))
+            ended, _ = await asyncio.wait(tasks[: len(endless)], return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+
+
+def _end_when_told() -> None:
+    """A signal ends the bot, in order; a second one shortens what is waited for."""
+    me = asyncio.current_task()
+    assert me is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # on Windows, where the process ends
+            asyncio.get_running_loop().add_signal_handler(number, me.cancel)
+
+
+async def _take_up(desk: Desk, inbox: Inbox) -> None:
+    """What was waiting when the bot ended."""
+    for job in desk.store.jobs_in("queued"):
+        desk.queue.put(job.user_id, job.id)
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+    for job in desk.store.jobs_since(midnight):
+        desk.usage.add(job.user_id, desk.cost(job.request))
+    for body in desk.store.unanswered():
+        await inbox.put_again(Update.de_json(json.loads(body), desk.bot))
+
+
+async def _listen(application: App, options: Options, inbox: Inbox, ends: contextlib.AsyncExitStack) -> None:
+    """Raises RequestError."""
     if options.webhook_url is None:
-        application.run_polling(bootstrap_retries=-1, allowed_updates=ALLOWED_UPDATES)
-    else:
-        application.run_webhook(
-            listen="127.0.0.1",
-            port=options.port,
-            url_path="telegram",
-            webhook_url=options.webhook_url,
-            secret_token=options.webhook_secret,
-            bootstrap_retries=-1,
-            allowed_updates=ALLOWED_UPDATES,
+        assert application.updater is not None
+        await application.updater.start_polling(
+            bootstrap_retries=-1, allowed_updates=ALLOWED_UPDATES, error_callback=_tell
         )
-    if reach.revoked.is_set():
-        raise InvalidToken
-
-
-async def _hear(desk: Desk, inbox: Inbox, update: Update) -> None:
-    """Every update comes through here. What breaks is logged under a number that the user is told."""
-    talk = Talk.begin(desk, update)
-    if talk is None:
+        ends.push_async_callback(application.updater.stop)
         return
+    ends.push_async_callback(listen(application.bot, inbox, options.port, options.webhook_secret))
+
+    async def set_webhook() -> None:
+        await application.bot.set_webhook(
+            options.webhook_url or "", allowed_updates=ALLOWED_UPDATES, secret_token=options.webhook_secret
+        )
+
     try:
-        if talk.user.id in inbox.flooding:
-            inbox.flooding.discard(talk.user.id)
-            await talk.say("too fast")
-        if desk.store.is_banned(talk.user.id) and not talk.is_admin and not _wants_to_go(talk):
-            await _turn_away(talk)
-        elif update.inline_query is not None:
-            await on_inline(talk)
-        elif update.callback_query is not None:
-            await on_button(talk)
-        elif update.message is not None:
-            await on_message(talk)
-    except Forbidden as error:
-        log.info("not allowed to answer: %s", error)
-    except Exception as error:
-        code = secrets.token_hex(4)
-        log.exception("error %s", code)
-        try:
-            if is_full(error):
-                await talk.say("no room for more")
-            else:
-                await talk.say("broken", code=code)
-        except TelegramError as told:
-            log.warning("error %s could not be told: %s", code, told)
+        await again(set_webhook, harmless=True)
+    except TelegramError as error:
+        raise RequestError(f"Telegram does not take --webhook-url {options.webhook_url}: {error.message}") from error
 
 
-async def _on_error(_update: object, context: ContextTypes.DEFAULT_TYPE) -> None:
+async def _refuse_if_revoked(reach: Reach) -> None:
+    await reach.revoked.wait()
+    raise InvalidToken
+
+
+async def _end(worker: Worker, courier: Courier, tasks: list[asyncio.Task[None]]) -> None:
+    await worker.stop()
+    await courier.stop()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _tell(error: TelegramError) -> None:
     """What goes wrong while updates are fetched. That Telegram cannot be reached says the line itself."""
-    error = context.error
     if isinstance(error, Conflict):
         log.error("another program takes this bot's updates: stop it (%s)", error)
     elif not isinstance(error, NetworkError):
         log.error("updates cannot be fetched", exc_info=error)
-
-
-def _wants_to_go(talk: Talk) -> bool:
-    """Whoever may do nothing else may still ask what is kept of them, and have it deleted."""
-    if talk.query is not None:
-        return (talk.query.data or "").startswith("d:")
-    words = (talk.update.message.text or "") if talk.update.message else ""
-    return talk.is_private and words.partition(" ")[0].partition("@")[0].lower() in ("/delete", "/privacy")
-
-
-async def _turn_away(talk: Talk) -> None:
-    if talk.query is not None:
-        await talk.toast("banned")
-    elif talk.is_private and talk.update.inline_query is None:
-        await talk.say("banned")
 
 
 async def _introduce(desk: Desk) -> None:

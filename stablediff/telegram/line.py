@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from telegram import Update
+from telegram import Bot, Update
 from telegram.error import NetworkError
 from telegram.request import HTTPXRequest
 
@@ -145,16 +145,20 @@ def _readable(answer: dict[str, Any]) -> bytes:
     """Updates, without the content of those that the library cannot read: they would come again for ever."""
     found = answer["result"]
     updates = [update for update in found if _has_number(update)] if isinstance(found, list) else []
-    kept = []
-    for update in updates:
-        try:
-            Update.de_json(update, None)
-        except Exception as error:  # of whatever kind: it is made of what others wrote
-            log.warning("update %d cannot be read (%s)", update["update_id"], type(error).__name__)
-            kept.append({"update_id": update["update_id"]})
-        else:
-            kept.append(update)
+    kept = [update if read_update(update, None) else {"update_id": update["update_id"]} for update in updates]
     return json.dumps({"ok": True, "result": kept}).encode()
+
+
+def read_update(update: Any, bot: Bot | None) -> Update | None:
+    """None, with a word in the log, if the library cannot read it."""
+    if not _has_number(update):
+        log.warning("something without a number came instead of an update")
+        return None
+    try:
+        return Update.de_json(update, bot)
+    except Exception as error:  # of whatever kind: it is made of what others wrote
+        log.warning("update %d cannot be read (%s)", update["update_id"], type(error).__name__)
+        return None
 
 
 def _has_number(update: Any) -> bool:

@@ -33,8 +33,14 @@ def build_model(config: DiffusionConfig, device: torch.device) -> Pipeline:
     compute = Compute(device, torch.float32, "training")
     if config.init is not None:
         former = load(config.init, device="cpu", dtype="float32")
-        unet, encoder, tokenizer = former.unet, former.text_encoders[0], former.tokenizers[0]
-        unet.requires_grad_(requires_grad=True)
+        unet = former.unet.requires_grad_(requires_grad=True)
+        if config.init_text_encoder:
+            encoder, tokenizer = former.text_encoders[0], former.tokenizers[0]
+        elif encoder.config.hidden_size != unet.config.context_dim:
+            raise ConfigError(
+                f"{config.text_encoder} has {encoder.config.hidden_size} channels, and {config.init} reads "
+                f"{unet.config.context_dim}: choose a text encoder of that width, or leave init_text_encoder away"
+            )
         if unet.config.in_channels != vae.config.latent_channels:
             raise ConfigError(
                 f"{config.init} draws latents of {unet.config.in_channels} channels, and {config.vae} makes "

@@ -47,6 +47,8 @@ class DiffusionConfig:
     # The text encoder's learning rate as a share of the U-Net's; 0 keeps it as it is.
     text_rate: float = 0.05
     init: Path | None = None
+    # Whether `init` also gives the text encoder; False when `text_encoder` has learnt new words meanwhile.
+    init_text_encoder: bool = True
     prompts: tuple[str, ...] = ()
 
 
