@@ -11,6 +11,7 @@ from stablediff.errors import CheckpointError
 FILE = "words.txt"
 _WORD = re.compile(r"[^\W\d_]+")
 _MOST = 4  # unknown words to name
+_SHORTEST = 4  # letters of a word that may be a misspelt one
 _LARGEST = 2**22  # bytes
 
 
@@ -27,7 +28,11 @@ class Lexicon:
     def strangers(self, text: str) -> dict[str, list[str]]:
         """The words of `text` that are not known, in order, each with the nearest that are."""
         unknown = dict.fromkeys(word for word in split(text) if word not in self.words)
-        return {word: difflib.get_close_matches(word, self.words, n=2, cutoff=0.7) for word in list(unknown)[:_MOST]}
+        return {word: self._near(word) for word in list(unknown)[:_MOST]}
+
+    def _near(self, word: str) -> list[str]:
+        """Of a short word every other is a neighbour: "at" is not a "hat"."""
+        return difflib.get_close_matches(word, self.words, n=2, cutoff=0.7) if len(word) >= _SHORTEST else []
 
     def remark(self, text: str) -> str | None:
         """What to tell the user of the unknown words, if there are any."""

@@ -135,6 +135,26 @@ def test_a_pack_gets_every_sticker_once(ann: Person, telegram: TelegramServer, m
         assert len(telegram.sets[name]["stickers"]) == count
 
 
+@pytest.mark.parametrize("kind", [429, "drop"])
+def test_what_its_owner_adds_to_a_pack_meanwhile_is_not_taken_for_ours(
+    ann: Person, telegram: TelegramServer, kind: str | int
+) -> None:
+    ann.say("a red fox")
+    picture = ann.wait_for_pictures(1)[0]
+    ann.press(picture, "Add to my sticker pack")
+    told = ann.wait_for_text("It is in your pack")
+    stickers = telegram.sets[told["text"].rpartition("/")[2]]["stickers"]
+    telegram.fail("addStickerToSet", kind)
+    if kind == 429:
+        telegram.fail("addStickerToSet", kind)
+    ann.press(picture, "Add to my sticker pack")
+    telegram.wait(lambda: kind == "drop" or telegram.faults[-1].times == 0)
+    if kind == 429:
+        stickers.append(dict(stickers[0]))  # in Telegram's own editor
+    ann.wait_for_text("It is in your pack", after=told["message_id"])
+    assert len(stickers) == (3 if kind == 429 else 2)
+
+
 def test_a_pack_that_is_taken_gone_or_full_is_followed_by_another(ann: Person, telegram: TelegramServer) -> None:
     ann.say("a red fox")
     picture = ann.wait_for_pictures(1)[0]
@@ -363,3 +383,19 @@ def test_the_bundled_model_draws_in_a_chat_what_it_draws_everywhere(sticker: Pip
         file = ann.wait_for_pictures(2)[1]
         assert file["image"].tobytes() == direct.images[0].tobytes()
         assert button(picture, "Copy command")["copy_text"]["text"].endswith("--pictures 1")
+
+
+FEW_LANES = "from stablediff.telegram import courier; courier.AT_ONCE = 2"
+
+
+def test_chats_that_telegram_holds_up_do_not_hold_up_the_others(toy_folder: Path, tmp_path: Path) -> None:
+    with running_bot(toy_folder, tmp_path, prelude=FEW_LANES) as bot:
+        held_up = [new_person(bot.server) for _ in range(3)]
+        bot.server.fail("editMessageMedia", 429, times=3, seconds=600)
+        for person in held_up:
+            person.say("a red fox --seed 1")
+        bot.server.wait(lambda: not any(fault.times for fault in bot.server.faults))
+        ann = new_person(bot.server)
+        ann.say("a blue fox --seed 2")
+        ann.wait_for_pictures(1)
+        assert not any(person.pictures() for person in held_up)

@@ -5,10 +5,11 @@ import secrets
 import sqlite3
 from weakref import WeakValueDictionary
 
-from telegram.error import BadRequest, ChatMigrated, Forbidden
+from telegram.error import BadRequest, ChatMigrated, Forbidden, NetworkError, RetryAfter
 
 from stablediff.telegram.delivery import Delivery
 from stablediff.telegram.desk import Desk, log
+from stablediff.telegram.outgoing import pause_after
 from stablediff.telegram.status import Status
 from stablediff.telegram.store import ErasedError, Job
 from stablediff.telegram.texts import text
@@ -23,8 +24,7 @@ class Courier:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         desk.erased = self._drop
-        self._users: dict[int, int] = {}  # of the jobs that are under way
-        self._busy: dict[int, asyncio.Task[None]] = {}
+        self._busy: dict[int, tuple[int, asyncio.Task[None]]] = {}  # job -> its user, and who brings it
         self._lanes = asyncio.Semaphore(AT_ONCE)
         self._chats: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
@@ -34,8 +34,7 @@ class Courier:
             try:
                 for job in self.desk.store.jobs_in("drawn", "telling"):
                     if job.id not in self._busy:
-                        self._users[job.id] = job.user_id
-                        self._busy[job.id] = asyncio.create_task(self._deliver(job))
+                        self._busy[job.id] = job.user_id, asyncio.create_task(self._deliver(job))
             except sqlite3.Error:
                 log.exception("what is to be delivered cannot be read")
                 self._wake_later()
@@ -43,22 +42,18 @@ class Courier:
 
     async def stop(self, grace: float = 5.0) -> None:
         """What is not delivered by then goes on at the next start."""
-        if self._busy:
-            await asyncio.wait(self._busy.values(), timeout=grace)
-        for task in self._busy.values():
+        tasks = [task for _, task in self._busy.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+        for task in tasks:
             task.cancel()
 
     async def _deliver(self, job: Job) -> None:
         store = self.desk.store
         try:
-            async with self._chats.setdefault(job.chat_id, asyncio.Lock()), self._lanes:
-                if arrived := self.desk.acknowledging.get(job.id):
-                    await arrived.wait()
-                if reports := self.desk.reporting.pop(job.id, None):
-                    await asyncio.wait([reports])  # so that no late report hides the picture
-                now = store.job(job.id)
-                if now is not None:
-                    await self._hand_over(now)
+            async with self._chats.setdefault(job.chat_id, asyncio.Lock()):
+                while error := await self._try(job.id):
+                    await pause_after(error)  # out of the lane, which others may have meanwhile
         except ChatMigrated as error:
             store.move_chat(job.chat_id, error.new_chat_id)
             asyncio.get_running_loop().call_soon(self.desk.wake_courier.set)  # when it is no longer busy
@@ -79,13 +74,29 @@ class Courier:
             self._close(job.id, text(job.language, "broken", code=code))
         finally:
             self._busy.pop(job.id, None)
-            self._users.pop(job.id, None)
+
+    async def _try(self, job_id: int) -> RetryAfter | NetworkError | None:
+        """-> why it takes longer than anybody may wait in a lane."""
+        async with self._lanes:
+            if arrived := self.desk.acknowledging.get(job_id):
+                await arrived.wait()
+            if reports := self.desk.reporting.pop(job_id, None):
+                await asyncio.wait([reports])  # so that no late report hides the picture
+            job = self.desk.store.job(job_id)
+            try:
+                if job is not None:
+                    await self._hand_over(job)
+            except BadRequest:
+                raise
+            except (RetryAfter, NetworkError) as error:
+                return error
+        return None
 
     def _drop(self, user: int) -> None:
         """What was on its way to somebody who has erased everything stays here."""
-        for job_id, owner in self._users.items():
+        for owner, task in self._busy.values():
             if owner == user:
-                self._busy[job_id].cancel()
+                task.cancel()
 
     def _close(self, job_id: int, note: str | None) -> None:
         """It is given up; the note is told, if that was not what failed."""

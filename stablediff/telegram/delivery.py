@@ -18,7 +18,7 @@ from telegram.error import BadRequest, NetworkError, RetryAfter, TelegramError
 from stablediff.telegram import keyboards, packs
 from stablediff.telegram.desk import Desk, log
 from stablediff.telegram.forms import as_document, as_photo, as_sticker, is_photo
-from stablediff.telegram.outgoing import again, surely_not_done
+from stablediff.telegram.outgoing import PATIENCE, again, surely_not_done
 from stablediff.telegram.pacing import Lane
 from stablediff.telegram.record import as_command
 from stablediff.telegram.status import MAX_CAPTION, Status, answering
@@ -37,7 +37,10 @@ class Delivery:
         self.status = Status(desk, job)
 
     async def bring(self) -> bool:
-        """-> whether all is brought; False if more was asked for meanwhile."""
+        """-> whether all is brought; False if more was asked for meanwhile.
+
+        Raises RetryAfter and NetworkError when it has to wait long.
+        """
         bring = {
             "picture": self._pictures,
             "sticker": self._stickers,
@@ -158,7 +161,7 @@ class Delivery:
                 raise
 
         try:
-            return await again(attempt, harmless=False)
+            return await again(attempt, harmless=False, patience=PATIENCE)
         except (NetworkError, RetryAfter) as error:
             if isinstance(error, BadRequest) or surely_not_done(error):
                 raise

@@ -15,6 +15,7 @@ from stablediff.telegram.pacing import seconds_of
 
 log = logging.getLogger("stablediff.telegram")
 T = TypeVar("T")
+PATIENCE = 30.0  # seconds that a delivery may wait while it keeps others from theirs
 _LONGEST_PAUSE = 30.0  # seconds
 _NOT_DONE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, NotDoneError)
 

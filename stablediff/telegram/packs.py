@@ -9,7 +9,8 @@ from telegram.error import BadRequest, NetworkError, RetryAfter
 
 from stablediff.telegram.desk import Desk
 from stablediff.telegram.emoji import emoji
-from stablediff.telegram.outgoing import again, pause_after
+from stablediff.telegram.outgoing import PATIENCE, again, pause_after, surely_not_done
+from stablediff.telegram.pacing import seconds_of
 from stablediff.telegram.store import ErasedError, Job, Pack
 from stablediff.telegram.texts import shorten
 
@@ -25,7 +26,7 @@ def link(name: str) -> str:
 async def add(desk: Desk, job: Job, data: bytes) -> str:
     """Puts a sticker into the user's newest pack, or into a new one. -> the pack's link.
 
-    Raises BadRequest, and ErasedError if nobody wants it any more.
+    Raises BadRequest, ErasedError if nobody wants it any more, RetryAfter and NetworkError if it has to wait long.
     """
     sticker = InputSticker(data, [emoji(job.request["prompt"])], "static")
     async with _one_at_a_time.setdefault(job.user_id, asyncio.Lock()):  # from whatever chats they come
@@ -71,47 +72,49 @@ def start(desk: Desk, user: int, title: str) -> None:
 
 async def _make(desk: Desk, job: Job, pack: Pack, sticker: InputSticker) -> None:
     tried = pack.made == _UNKNOWN
-    while True:
-        if tried and await _size(desk, pack.name) is not None:
-            break
+    while not (tried and await _size(desk, pack.name) is not None):
         desk.store.set_pack(pack.name, made=_UNKNOWN)
+        desk.store.set_job(job.id, note=f"{pack.name}:0")
         try:
             await desk.bot.create_new_sticker_set(pack.user_id, pack.name, pack.title, [sticker])
             break
         except (RetryAfter, NetworkError) as error:
-            if isinstance(error, BadRequest):
-                raise
-            await pause_after(error)
-            _check_is_wanted(desk, job)
-            tried = True
+            tried = await _pause(desk, job, error)
     desk.store.set_pack(pack.name, made=_MADE)
 
 
 async def _grow(desk: Desk, job: Job, pack: Pack, sticker: InputSticker) -> None:
-    """The number of stickers before the first attempt is kept with the job, for whoever goes on with it."""
+    """The number of stickers before each attempt is kept with the job: if it is larger later, the attempt worked."""
     name, _, before = (job.note or "").partition(":")
-    if name != pack.name:
-        before = str(await _size(desk, pack.name) or 0)
-        desk.store.set_job(job.id, note=f"{pack.name}:{before}")
-    elif (await _size(desk, pack.name) or 0) > int(before):
-        return
+    tried = name == pack.name
     while True:
+        size = await _size(desk, pack.name) or 0
+        if tried and size > int(before):
+            return
+        before = str(size)
+        desk.store.set_job(job.id, note=f"{pack.name}:{before}")
         try:
             await desk.bot.add_sticker_to_set(pack.user_id, pack.name, sticker)
             return
         except (RetryAfter, NetworkError) as error:
-            if isinstance(error, BadRequest):
-                raise
-            await pause_after(error)
-            _check_is_wanted(desk, job)
-        if (await _size(desk, pack.name) or 0) > int(before):
-            return
+            tried = await _pause(desk, job, error)
+
+
+async def _pause(desk: Desk, job: Job, error: RetryAfter | NetworkError) -> bool:
+    """-> whether the attempt may have worked after all. Raises a refusal, and what asks for a long pause."""
+    if surely_not_done(error):
+        desk.store.set_job(job.id, note=None)  # so what comes into the pack meanwhile is not this job's
+    if isinstance(error, BadRequest) or (isinstance(error, RetryAfter) and seconds_of(error) > PATIENCE):
+        raise error
+    await pause_after(error)
+    _check_is_wanted(desk, job)
+    return not surely_not_done(error)
 
 
 async def _size(desk: Desk, name: str) -> int | None:
     """None if there is no such set."""
     try:
-        found = await again(lambda: desk.bot.get_sticker_set(name), harmless=True)
+        found = await again(lambda: desk.bot.get_sticker_set(name), harmless=True, patience=PATIENCE)
         return len(found.stickers)
     except BadRequest as error:
         if "stickerset_invalid" in error.message.lower():

@@ -11,7 +11,7 @@ from telegram import InlineKeyboardMarkup, InputMediaDocument, InputMediaPhoto, 
 from telegram.error import BadRequest
 
 from stablediff.telegram.desk import Desk
-from stablediff.telegram.outgoing import again, edit, is_gone
+from stablediff.telegram.outgoing import PATIENCE, again, edit, is_gone
 from stablediff.telegram.pacing import Lane
 from stablediff.telegram.store import Job
 from stablediff.telegram.texts import shorten, text
@@ -26,7 +26,10 @@ def answering(job: Job) -> ReplyParameters | None:
 
 
 class Status:
-    """`picture` counts a job's messages: each of its pictures can have one, the first being the status itself."""
+    """`picture` counts a job's messages: each of its pictures can have one, the first being the status itself.
+
+    Raises RetryAfter and NetworkError when it has to wait long.
+    """
 
     def __init__(self, desk: Desk, job: Job) -> None:
         self.desk, self.job = desk, job
@@ -50,11 +53,11 @@ class Status:
     async def _edit(self, picture: int, change: Callable[[int], Awaitable[T]]) -> T | None:
         """Changes that message, or a new one if its owner has deleted it."""
         try:
-            return await edit(partial(change, await self._message(picture)))
+            return await edit(partial(change, await self._message(picture)), PATIENCE)
         except BadRequest as error:
             if not is_gone(error):
                 raise
-        return await edit(partial(change, await self._message(picture, fresh=True)))
+        return await edit(partial(change, await self._message(picture, fresh=True)), PATIENCE)
 
     async def _message(self, picture: int = 0, *, fresh: bool = False) -> int:
         """The number of the text message that becomes this picture."""
@@ -64,7 +67,7 @@ class Status:
             known = now.status_id
         if known is not None and not fresh:
             return known
-        message = await again(lambda: self._send(text(job.language, "arriving")), harmless=True)
+        message = await again(lambda: self._send(text(job.language, "arriving")), harmless=True, patience=PATIENCE)
         if picture == 0:
             store.set_job(job.id, status_id=message.message_id)
         store.set_picture(job.id, picture, message_id=message.message_id)
