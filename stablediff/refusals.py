@@ -84,7 +84,7 @@ REFUSALS = {
         r"seed is (?P<value>.+) with (?P<count>\d+) pictures: choose at most (?P<high>\d+)": (
             "зерно: {value} при {count} картинках. Не больше {high}"
         ),
-        r"(?P<value>.+) is not a size: .*": "{value} — не размер. Напишите ширину и высоту в пикселях, как 512x512",
+        r"['\"](?P<value>.+)['\"] is not a size: .*": "«{value}» — не размер. Напишите ширину и высоту в пикселях, как 512x512",
         r"(?P<name>\w+) has (?P<value>\S+) characters: shorten it to at most (?P<high>\S+) .*": (
             "{name}: {value} знаков. Сократите до {high}"
         ),
@@ -151,8 +151,8 @@ REFUSALS = {
             "--{flag}: «{value}». Напишите целое число"
         ),
         r"--(?P<flag>\w+) is ['\"](?P<value>.*)['\"]: write a number": "--{flag}: «{value}». Напишите число",
-        r"(?P<value>.+) stands behind a flag: .*": (
-            "{value} стоит после флага: напишите это в первой строке или отдельной строкой"
+        r"['\"](?P<value>.+)['\"] stands behind a flag: .*": (
+            "«{value}» стоит после флага: напишите это в первой строке или отдельной строкой"
         ),
         r"--strength is for pictures that start from another: .*": (
             "--strength нужна, когда есть исходная картинка: пришлите её с фото или ответом на фото"
