@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from contextlib import closing
 
 from stablediff.errors import StableDiffError
 from stablediff.telegram.logs import start_log
@@ -18,11 +19,13 @@ def main() -> int:
 
         from stablediff.pipeline import load
         from stablediff.telegram.bot import run
+        from stablediff.telegram.store import Store
 
-        pipeline = load(options.model, device=options.device, dtype=options.dtype)
-        print(pipeline.describe(), flush=True)
         try:
-            run(options, pipeline)
+            with closing(Store(options.data)) as store:
+                pipeline = load(options.model, device=options.device, dtype=options.dtype)
+                print(pipeline.describe(), flush=True)
+                run(options, pipeline, store)
         except InvalidToken:  # whose text has the token in it
             print("stablediff: Telegram does not know this token: ask https://t.me/BotFather", file=sys.stderr)
             return 2

@@ -36,11 +36,10 @@ _CONNECTIONS = 256
 App = Application[Any, Any, Any, Any, Any, Any]
 
 
-def run(options: Options, pipeline: Pipeline) -> None:
-    """Raises StableDiffError if the data folder or the port is in use, InvalidToken if Telegram knows no such bot."""
+def run(options: Options, pipeline: Pipeline, store: Store) -> None:
+    """Raises StableDiffError if the webhook's address cannot be used, InvalidToken if Telegram knows no such bot."""
     sys.setswitchinterval(_TURN)
-    with contextlib.closing(Store(options.data)) as store:
-        asyncio.run(_run(options, pipeline, store))
+    asyncio.run(_run(options, pipeline, store))
 
 
 async def _run(options: Options, pipeline: Pipeline, store: Store) -> None:

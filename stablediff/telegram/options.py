@@ -67,10 +67,10 @@ def read_options(argv: Sequence[str] | None = None, environment: Mapping[str, st
     )
     add = parser.add_argument
     add("--token-file", type=Path, default=get("TELEGRAM_BOT_TOKEN_FILE"), metavar="FILE", help="holds the token")
-    add("--model", default=get("STABLEDIFF_MODEL", DEFAULT_MODEL), help="as in generate")
+    add("--model", default=get("STABLEDIFF_MODEL", DEFAULT_MODEL), help="as in generate (%(default)s)")
     add("--device", default=get("STABLEDIFF_DEVICE"), help="auto, cpu, cuda or mps")
     add("--dtype", default=get("STABLEDIFF_DTYPE"), help="auto, float32, bfloat16 or float16")
-    add("--data", type=Path, default=Path("telegram-data"), metavar="FOLDER", help="where jobs and pictures are kept")
+    add("--data", type=Path, default=Path("telegram-data"), metavar="FOLDER", help="of jobs and pictures (%(default)s)")
     add("--admins", type=_ids, default=get("TELEGRAM_ADMINS", ""), metavar="ID,…", help="users who may /stats and /ban")
     add(
         "--groups",
@@ -83,18 +83,22 @@ def read_options(argv: Sequence[str] | None = None, environment: Mapping[str, st
         "--daily",
         type=_number(0.01, 1e9),
         default=Options.daily,
-        help="a user's pictures a day, in the model's usual size",
+        help="a user's pictures a day, in the model's usual size (%(default)g)",
     )
-    add("--pending", type=_whole(1, 1000), default=Options.pending, help="a user's wishes at once")
+    add("--pending", type=_whole(1, 1000), default=Options.pending, help="a user's wishes at once (%(default)s)")
     add(
         "--keep-days",
         type=_number(0.01, 36_500),
         default=Options.keep_days,
-        help="pictures and prompts are deleted after so long",
+        help="pictures and prompts are deleted after so long (%(default)g)",
     )
     seconds = _number(0.01, 3600)
-    add("--progress-seconds", type=seconds, default=Options.progress_seconds, help="between two reports of progress")
-    add("--group-progress-seconds", type=seconds, default=Options.group_progress_seconds, help="the same in groups")
+    for name, where in (
+        ("progress_seconds", "between two reports of progress"),
+        ("group_progress_seconds", "in groups"),
+    ):
+        flag = f"--{name.replace('_', '-')}"
+        add(flag, type=seconds, default=getattr(Options, name), metavar="SECONDS", help=f"{where} (%(default)g)")
     add("--api", type=_url, default=get("TELEGRAM_API") or TELEGRAM, metavar="URL", help="another Bot API server")
     add(
         "--webhook-url",
@@ -103,8 +107,13 @@ def read_options(argv: Sequence[str] | None = None, environment: Mapping[str, st
         metavar="URL",
         help="take updates there; else poll",
     )
-    add("--port", type=_whole(1, 65_535), default=Options.port, help="of the webhook, on this machine's loopback")
-    add("--log-level", default=Options.log_level, choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    add(
+        "--port",
+        type=_whole(1, 65_535),
+        default=Options.port,
+        help="of the webhook, on this machine's loopback (%(default)s)",
+    )
+    add("--log-level", type=str.upper, default=Options.log_level, choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     arguments = vars(parser.parse_args(argv))
     token_file = arguments.pop("token_file")
     hook, api = arguments["webhook_url"], arguments["api"]
