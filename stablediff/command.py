@@ -54,6 +54,8 @@ _SHORT = {
     "шаги": "steps",
     "зерно": "seed",
     "сэмплер": "sampler",
+    "следование": "guidance",
+    "расписание": "spacing",
     "сила": "strength",
     "картинок": "pictures",
     "без": "no",
@@ -104,7 +106,7 @@ def _read_line(line: str, typed: dict[str, Any]) -> str:
         name, read = _FLAGS[flag]
         value = line[match.end() : following.start() if following else len(line)].strip()
         if not value:
-            raise RequestError(f"--{flag} needs a value behind it")
+            raise RequestError(f"--{match[2][:30]} needs a value behind it")
         if flag != "no":  # one word, or a size with spaces in it; what follows is prompt again
             size = _SIZE.match(value) if flag == "size" else None
             value, rest = (size[0], value[size.end() :]) if size else (value.split()[0], value[len(value.split()[0]) :])

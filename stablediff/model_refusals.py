@@ -4,6 +4,14 @@ _AGAIN = "скачайте её ещё раз"
 
 MODEL_REFUSALS = {
     "ru": {
+        # what is there
+        r"(?P<name>.+): Stable Diffusion of its own size, U-Net of (?P<count>\d+) M parameters, .*": (
+            "{name}: небольшая Stable Diffusion, U-Net на {count} млн параметров"
+        ),
+        r"(?P<name>.+): (?P<kind>.+), U-Net of (?P<count>\d+) M parameters, (?P<what>\w+), stored as (?P<low>\w+)": (
+            "{name}: {kind}, U-Net на {count} млн параметров, {what}, файлы в {low}"
+        ),
+        r"CPU with (?P<count>\d+) threads?, (?P<low>\w+)(?P<what>.*)": "процессор, потоков: {count}, {low}",
         # what is not there
         r"there is no (model|LoRA) (?P<name>.+?): .*": "нет такой модели или LoRA: {name}. Проверьте название",
         r"the model's name is empty: .*": "название модели пусто",

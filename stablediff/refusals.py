@@ -157,12 +157,15 @@ REFUSALS = {
             "«{value}» стоит после флага: напишите это в первой строке или отдельной строкой"
         ),
         r"--strength is for pictures that start from another: .*": (
-            "--strength нужна, когда есть исходная картинка: пришлите её с фото или ответом на фото"
+            "--сила нужна, когда есть исходная картинка: пришлите её с фото или ответом на фото"
         ),
         r"the picture .+ has a side of (?P<value>\d+) pixels: .* at most (?P<high>\d+)": (
             "сторона картинки {value} пикселей: уменьшите её, не больше {high}"
         ),
-        r"there is no --(?P<flag>\w+): I know (?P<words>.+)": "флага --{flag} нет. Есть {words}",
+        r"there is no --(?P<flag>\w+): I know (?P<words>.+)": (
+            "флага --{flag} нет. Есть --шаги, --зерно, --размер, --картинок, --без, --сила, --следование, --сэмплер, "
+            "--расписание, --eta"
+        ),
         r"--(?P<flag>\w+) needs a value behind it": "после --{flag} нужно значение",
         r"this model's U-Net takes .*": "эта модель правит картинки или увеличивает их, а не рисует по словам",
         r"the model gave numbers that are not finite .*": (

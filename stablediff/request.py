@@ -153,6 +153,10 @@ class ResolvedRequest(Request):
     height: int
 
 
+# What the front ends ask for when a picture is to be varied or enlarged.
+VARIATION_STRENGTH, UPSCALE_STRENGTH = 0.8, 0.35
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a server that strangers use draws for them: less than a request may ask for. Sizes are pixels."""

@@ -4,6 +4,7 @@ A refusal is raised; parameters and methods that are not here are refused as wel
 """
 
 import io
+import mimetypes
 import re
 from typing import Any
 
@@ -121,6 +122,7 @@ class Rules:
         check(data, "file must be non-empty")
         file_id = self.keep_file(data)
         document = {"file_id": file_id, "file_unique_id": file_id, "file_name": name}
+        document["mime_type"] = mimetypes.guess_type(name)[0] or "application/octet-stream"
         return {"document": document, "data": data} | ({"image": _decode(data)} if name.endswith(".png") else {})
 
     def do_sendDocument(  # noqa: N802

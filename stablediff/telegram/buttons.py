@@ -8,19 +8,17 @@ from telegram.error import BadRequest
 
 from stablediff.errors import RequestError
 from stablediff.images import open_image
-from stablediff.request import ResolvedRequest
+from stablediff.request import UPSCALE_STRENGTH, VARIATION_STRENGTH, ResolvedRequest
 from stablediff.telegram import erase, settings
-from stablediff.telegram.delivery import under_album
+from stablediff.telegram.delivery import command_of, under_album
 from stablediff.telegram.desk import Talk
 from stablediff.telegram.outgoing import again, edit
-from stablediff.telegram.record import as_command, from_record, resolve
+from stablediff.telegram.record import from_record, resolve
 from stablediff.telegram.store import Job, Picture
 from stablediff.telegram.texts import text
 from stablediff.telegram.wishes import ask_for_delivery, enqueue
 
 VARIATIONS = 3
-VARIATION_STRENGTH = 0.7
-UPSCALE_STRENGTH = 0.3
 _DELIVERIES = {"f": "file", "p": "pack", "h": "photo"}
 
 
@@ -44,25 +42,31 @@ async def on_button(talk: Talk) -> None:
         await talk.toast("unknown button")
 
 
-def _own_job(talk: Talk, number: str) -> Job | None:
+async def _own_job(talk: Talk, number: str, otherwise: str) -> Job | None:
+    """None, and the owner of the finger is told why, if it is somebody else's or no longer there."""
     job = talk.desk.store.job(int(number)) if number.isdecimal() and len(number) < 18 else None
-    return job if job is not None and job.user_id == talk.user.id else None
+    if job is not None and job.user_id == talk.user.id:
+        return job
+    await talk.toast(otherwise if job is None else "not yours")
+    return None
 
 
 async def _cancel(talk: Talk, number: str) -> None:
-    job = _own_job(talk, number)
+    job = await _own_job(talk, number, "too late")
     if job is None:
-        await talk.toast("not yours")
-    elif talk.desk.cancel(job):
+        return
+    if talk.desk.cancel(job):
         await talk.toast()
     else:
         await talk.toast("too late")
 
 
 async def _picture_button(talk: Talk, action: str, job_number: str, picture_number: str) -> None:
-    job = _own_job(talk, job_number)
-    if job is None or job.kind not in ("picture", "sticker"):
-        await talk.toast("not yours")
+    job = await _own_job(talk, job_number, "gone")
+    if job is None:
+        return
+    if job.kind not in ("picture", "sticker"):
+        await talk.toast("gone")
         return
     number = int(picture_number) if picture_number.isdecimal() and len(picture_number) < 4 else -1
     pictures = talk.desk.store.pictures(job.id)
@@ -74,7 +78,7 @@ async def _picture_button(talk: Talk, action: str, job_number: str, picture_numb
     if action == "c":
         if job.request["init"]:
             await talk.say("command note")
-        await _send_command(talk, as_command(talk.desk.pipeline, job.request, seed, job.kind))
+        await _send_command(talk, command_of(talk.desk, job, seed))
     elif action == "n":
         await _choose(talk, job, pictures, number)
     elif action == "r":

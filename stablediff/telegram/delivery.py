@@ -145,7 +145,8 @@ class Delivery:
         if len(pictures) > 1:
             caption, markup = under_album(self.desk, job, pictures, 0)
         prompt, _, details = caption.partition("\n")
-        await self.status.tell(text(job.language, "sticker ready", prompt=prompt, details=details), markup)
+        key = "sticker ready" if len(pictures) == 1 else "stickers ready"
+        await self.status.tell(text(job.language, key, prompt=prompt, details=details), markup)
 
     async def _send_once(self, pictures: Sequence[Picture], call: Callable[[], Awaitable[T]]) -> T | None:
         """The answer, or None if it was lost. The pictures are "sending" as long as nobody knows."""
@@ -201,7 +202,7 @@ class Delivery:
             await self._say_gone()
             return
         _, picture, file = found
-        seed = text("en", "seed", seed=picture.seed)
+        seed = text(self.job.language, "seed", seed=picture.seed)
         await self.status.become(0, await asyncio.to_thread(as_document, file, picture.seed, seed), None)
 
     async def _photo(self) -> None:
@@ -232,9 +233,17 @@ class Delivery:
 
 def under_picture(desk: Desk, job: Job, picture: Picture) -> tuple[str, InlineKeyboardMarkup]:
     """Caption and buttons."""
-    command = None if job.request["init"] else as_command(desk.pipeline, job.request, picture.seed, job.kind)
-    markup = keyboards.under_picture(job.language, job.id, picture.number, command)
-    return _caption(job, f"seed {picture.seed}"), markup
+    command = None if job.request["init"] else command_of(desk, job, picture.seed)
+    larger = job.kind == "picture" and 2 * max(job.request["width"], job.request["height"]) <= desk.limits.max_side
+    markup = keyboards.under_picture(job.language, job.id, picture.number, command, larger=larger)
+    return _caption(job, text(job.language, "seed", seed=picture.seed)), markup
+
+
+def command_of(desk: Desk, job: Job, seed: int) -> str:
+    """As it can be sent in that chat: in groups it names the bot."""
+    written = as_command(desk.pipeline, job.request, seed, job.kind)
+    name, blank, rest = written.partition(" ")
+    return f"{name}@{desk.bot.username}{blank}{rest}" if job.chat_id < 0 else written
 
 
 def under_album(desk: Desk, job: Job, pictures: Sequence[Picture], chosen: int) -> tuple[str, InlineKeyboardMarkup]:
@@ -247,6 +256,8 @@ def under_album(desk: Desk, job: Job, pictures: Sequence[Picture], chosen: int) 
 def _caption(job: Job, seeds: str) -> str:
     record = job.request
     details = f"{seeds} · {record['width']}x{record['height']} · {record['num_steps']} × {record['sampler']}"
+    if record["init"]:
+        details += f" · {text(job.language, 'strength of', strength=record['strength'])}"
     notes = shorten(f"\n{job.note}", 400) if job.note else ""
     prompt = shorten(record["prompt"], MAX_CAPTION - len(details) - len(notes) - 50)
     return f"{prompt}\n{details}{notes}"

@@ -137,6 +137,10 @@ class Talk:
     def text(self, key: str, **values: object) -> str:
         return text(self.language, key, **values)
 
+    def in_this_chat(self, command: str) -> str:
+        """As it has to be written here: in groups, what does not name the bot is not for it."""
+        return command if self.is_private else f"{command}@{self.desk.bot.username}"
+
     async def say(self, key: str, markup: InlineKeyboardMarkup | None = None, **values: object) -> Message | None:
         """A text of ours, as an answer to the message."""
         return await self.reply(self.text(key, **values), markup)

@@ -14,7 +14,11 @@ def cancel(language: str, job: int) -> InlineKeyboardMarkup:
     return InlineKeyboardMarkup([[_button(language, "cancel", f"x:{job}")]])
 
 
-def under_picture(language: str, job: int, number: int, command: str | None) -> InlineKeyboardMarkup:
+def under_picture(
+    language: str, job: int, number: int, command: str | None, *, larger: bool = True
+) -> InlineKeyboardMarkup:
+    """`larger`: it may be enlarged."""
+
     def button(key: str, action: str) -> InlineKeyboardButton:
         return _button(language, key, f"{action}:{job}:{number}")
 
@@ -23,7 +27,7 @@ def under_picture(language: str, job: int, number: int, command: str | None) -> 
         copy = InlineKeyboardButton(text(language, "copy"), copy_text=CopyTextButton(command))
     return InlineKeyboardMarkup(
         [
-            [button("again", "a"), button("variations", "v"), button("upscale", "u")],
+            [button("again", "a"), button("variations", "v"), *([button("upscale", "u")] if larger else [])],
             [button("file", "f"), button("to pack", "p")],
             [_button(language, "settings button", "s"), copy],
         ]

@@ -29,8 +29,8 @@ async def on_message(talk: Talk) -> None:
     mention = re.compile(rf"@{username}\b", re.IGNORECASE)
     answered = message.reply_to_message
     is_answer = answered is not None and answered.from_user is not None and answered.from_user.id == talk.desk.bot.id
-    if not (command[2] if command else mention.search(words) or is_answer):
-        return  # people talking with each other
+    if not (is_answer or (command[2] if command else mention.search(words))):
+        return  # people talking with each other, or with another bot
     allowed = talk.desk.options.groups
     if allowed and message.chat.id not in allowed:
         await talk.say("group not listed", chat=message.chat.id)
@@ -72,21 +72,24 @@ async def _draw(talk: Talk, message: Message, words: str, command: str | None) -
     elif command or words:
         await wish(talk, words, picture, kind)
     elif talk.is_private:  # a voice message, a place, somebody else's sticker
-        await talk.say("not a picture")
+        await talk.say("not for me")
     else:
-        await talk.say("say what", command="gen", example=settings.example(talk.desk.pipeline))
+        await talk.say("say what", command=talk.in_this_chat("gen"), example=settings.example(talk.desk.pipeline))
 
 
 async def _start(talk: Talk, _rest: str) -> None:
     pipeline = talk.desk.pipeline
-    hello = talk.text("hello", model=pipeline.name, example=settings.example(pipeline))
+    example = settings.example(pipeline)
+    example = example if talk.is_private else f"/{talk.in_this_chat('gen')} {example}"
+    hello = talk.text("hello", model=pipeline.name, example=example)
     await talk.reply(hello + (talk.text("english only") if settings.is_foreign(talk.language, pipeline) else ""))
     talk.desk.store.set_settings(talk.user.id, talk.settings)
 
 
 async def _help(talk: Talk, _rest: str) -> None:
     pipeline = talk.desk.pipeline
-    words = talk.text("help", example=settings.example(pipeline), username=talk.desk.bot.username)
+    names = {"gen": talk.in_this_chat("gen"), "username": talk.desk.bot.username}
+    words = talk.text("help", example=settings.example(pipeline), **names)
     await talk.reply(words + (talk.text("english only") if settings.is_foreign(talk.language, pipeline) else ""))
 
 

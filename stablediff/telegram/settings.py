@@ -1,5 +1,6 @@
 """What a user wants by default, chosen with buttons."""
 
+import re
 from typing import Any
 
 from stablediff.checkpoints.locate import BUNDLED
@@ -25,10 +26,13 @@ def example(pipeline: Pipeline) -> str:
     return "fox, flat style" if pipeline.name in BUNDLED else "a red fox in the snow"
 
 
+_LETTERS = {"ru": re.compile("[а-яё]")}
+
+
 def is_foreign(language: str, pipeline: Pipeline) -> bool:
-    """Whether the model, by its list of words, knows English ones only."""
-    lexicon = pipeline.lexicon
-    return language != "en" and lexicon is not None and all(word.isascii() for word in lexicon.words)
+    """Whether the model, by its list of words, knows none in this language's letters."""
+    lexicon, letters = pipeline.lexicon, _LETTERS.get(language)
+    return letters is not None and lexicon is not None and not any(letters.search(word) for word in lexicon.words)
 
 
 def usual_fields(settings: dict[str, Any], *, sized: bool) -> dict[str, Any]:

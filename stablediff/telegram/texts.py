@@ -13,8 +13,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "first": ("Pictures here are made by AI. /privacy says what is kept.",
               "Картинки здесь создаёт ИИ. /privacy — что хранится."),
     "help": (
-        "Write what you want to see. In groups: /gen, a mention, or an answer to me.\n\n"
-        "/gen {example} --steps 12 --seed 7 --size 512x768 --guidance 6 --sampler dpmpp_2m --pictures 2 --no blurry\n"
+        "Write what you want to see. In groups: /gen@{username}, a mention, or an answer to me.\n\n"
+        "/{gen} {example} --steps 12 --seed 7 --size 512x768 --guidance 6 --sampler dpmpp_2m --pictures 2 --no blurry\n"
         "Flags may stand on lines of their own; other lines below the first are the negative prompt, too. As an "
         "answer to a photo, /gen starts from it; "
         "--strength 0.6 says how far it goes.\n\n"
@@ -22,8 +22,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "/cancel stops everything of yours\n/history your last pictures\n/pack your sticker packs\n"
         "/privacy what is kept\n/delete forgets you\n\n"
         "In any chat, @{username} and a word finds your pictures.",
-        "Напишите, что хотите увидеть. В группах: /gen, упоминание или ответ мне.\n\n"
-        "/gen {example} --шаги 12 --зерно 7 --размер 512x768 --guidance 6 --картинок 2 --без тумана\n"
+        "Напишите, что хотите увидеть. В группах: /gen@{username}, упоминание или ответ мне.\n\n"
+        "/{gen} {example} --шаги 12 --зерно 7 --размер 512x768 --следование 6 --картинок 2 --без blurry\n"
         "Флаги могут стоять отдельными строками, остальные строки под первой — тоже негативный запрос. В ответ на "
         "фото /gen начнёт с него; "
         "--сила 0.6 — насколько его менять.\n\n"
@@ -32,27 +32,33 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "/privacy что хранится\n/delete забыть вас\n\n"
         "В любом чате @{username} и слово найдут ваши картинки.",
     ),
+    "begun": ("Beginning: {prompt}", "Начинаю: {prompt}"),
     "queued": ("In the queue, place {place}: {prompt}", "В очереди, место {place}: {prompt}"),
     "drawing": ("Drawing, step {step} of {total}{left}", "Рисую, шаг {step} из {total}{left}"),
     "seconds left": (", about {seconds} s left", ", осталось около {seconds} с"),
     "arriving": ("Here it comes …", "Сейчас будет …"),
-    "seed": ("seed {seed}", "seed {seed}"),
-    "seeds": ("{count} pictures, seeds {first}–{last}", "Картинок: {count}, seed {first}–{last}"),
+    "seed": ("seed {seed}", "зерно {seed}"),
+    "seeds": ("{count} pictures, seeds {first}–{last}", "Картинок: {count}, зерно {first}–{last}"),
+    "strength of": ("strength {strength}", "сила {strength}"),
     "stopped": ("Stopped: {done} of {count} pictures were finished.", "Остановлено: готово {done} из {count}."),
     "cancelled": ("Cancelled.", "Отменено."),
     "nothing to cancel": ("There is nothing of yours to cancel.", "Отменять нечего."),
-    "cancelling": ("Stopping {count}.", "Останавливаю: {count}."),
+    "cancelling": ("Stopping what you wished for: {count}.", "Останавливаю ваши запросы: {count}."),
     "too late": ("It is too late to cancel this one.", "Это уже не отменить."),
     "say what": ("Say what to draw, as in: /{command} {example}", "Напишите, что нарисовать: /{command} {example}"),
     "photo needs caption": (
         "Send the photo again with a caption that says what it should become.",
         "Пришлите фото ещё раз с подписью: во что его превратить.",
     ),
+    "not for me": (
+        "I read words and pictures (PNG, JPEG or WebP): write what you want to see.",
+        "Я читаю слова и картинки (PNG, JPEG или WebP): напишите, что хотите увидеть.",
+    ),
     "not a picture": (
-        "I only read pictures: PNG, JPEG or WebP.", "Я читаю только картинки: PNG, JPEG или WebP."),
+        "of files, I read pictures only: PNG, JPEG or WebP", "из файлов я читаю только картинки: PNG, JPEG или WebP"),
     "file too large": (
-        "This file has {size} MB: Telegram lets me read at most {limit}.",
-        "В этом файле {size} МБ: Telegram даёт мне читать не больше {limit}.",
+        "this file has {size} MB, and Telegram lets me read at most {limit}",
+        "в этом файле {size} МБ, а Telegram даёт мне читать не больше {limit}",
     ),
     "refused": ("That does not work: {reason}", "Так не получится: {reason}"),
     "too many": (
@@ -62,7 +68,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "quota": (
         "This would be {cost} of your {daily} pictures a day, and {left} are left. Fewer steps or a smaller size cost "
         "less; tomorrow (UTC) there are new ones.",
-        "Это {cost} из ваших {daily} картинок в день, осталось {left}. Меньше шагов или размер — дешевле; "
+        "Это {cost} из ваших {daily} картинок в день, осталось {left}. Меньше шагов или меньший размер — дешевле; "
         "завтра (UTC) будут новые.",
     ),
     "too fast": (
@@ -114,6 +120,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "cancel": ("Cancel", "Отменить"),
     "send again": ("Send again", "Прислать снова"),
     "sticker ready": ("Your sticker: {prompt}\n{details}", "Ваш стикер: {prompt}\n{details}"),
+    "stickers ready": ("Your stickers: {prompt}\n{details}", "Ваши стикеры: {prompt}\n{details}"),
     "sticker unsure": (
         "The connection broke while the sticker was on its way. If it is not below, press Send again.",
         "Связь прервалась, пока стикер был в пути. Если его нет ниже, нажмите «Прислать снова».",
@@ -171,7 +178,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "ban how": ("/ban ID, or as an answer; once more lifts it.", "/ban ID или в ответ; ещё раз — снять."),
     "ban on": ("{user} is banned.", "{user}: запрещено."),
     "ban off": ("{user} is free again.", "{user}: запрет снят."),
-    "inline none": ("None of your pictures is called so", "Среди ваших картинок такой нет"),
+    "inline none": ("No picture of yours has these words", "Среди ваших картинок такой нет"),
     "anonymous": (
         "I cannot tell apart who writes for a group or a channel: please write under your own name.",
         "Кто пишет от имени группы или канала, я не различаю: напишите, пожалуйста, от своего имени.",

@@ -18,7 +18,7 @@ from stablediff.telegram.desk import Talk, log
 from stablediff.telegram.pacing import Lane
 from stablediff.telegram.record import resolve, to_record
 from stablediff.telegram.store import Job
-from stablediff.telegram.texts import shorten
+from stablediff.telegram.texts import shorten, text
 
 MOST_WAITING = 1000  # jobs of all users
 
@@ -28,7 +28,7 @@ async def wish(talk: Talk, words: str, picture: Message | None = None, kind: str
     try:
         typed = command.parse(words)
         if not typed["prompt"] and picture is None:
-            name = "sticker" if kind == "sticker" else "gen"
+            name = talk.in_this_chat("sticker" if kind == "sticker" else "gen")
             await talk.say("say what", command=name, example=settings.example(talk.desk.pipeline))
             return
         if picture is None and "strength" in typed:
@@ -59,10 +59,10 @@ async def enqueue(talk: Talk, request: ResolvedRequest, kind: str) -> None:
     arrived = desk.acknowledging.setdefault(job.id, asyncio.Event())
     desk.usage.add(talk.user.id, cost)
     desk.queue.put(talk.user.id, job.id)
-    place = desk.queue.place(job.id)
+    place = None if desk.drawing is None and len(desk.queue) == 1 else desk.queue.place(job.id)
     desk.wake_worker.set()
     try:
-        says = talk.text("queued", place=place, prompt=shorten(request.prompt, 300))
+        says = in_queue(talk.language, place, request.prompt)
         message = await talk.reply(says, keyboards.cancel(talk.language, job.id), Lane.PLACE)
         if message is not None:
             desk.store.set_job(job.id, status_id=message.message_id)
@@ -77,6 +77,12 @@ async def enqueue(talk: Talk, request: ResolvedRequest, kind: str) -> None:
         except TelegramError as error:  # it may have arrived, and the wish is safe in any case
             log.warning("job %d: somebody new was not greeted: %s", job.id, error)
         desk.store.set_settings(talk.user.id, talk.settings)
+
+
+def in_queue(language: str, place: int | None, prompt: str) -> str:
+    """`place` is 1 for the next one, None for the one that is begun at once."""
+    key = "begun" if place is None else "queued"
+    return text(language, key, place=place, prompt=shorten(prompt, 300))
 
 
 async def ask_for_delivery(talk: Talk, kind: str, source: Job, number: int) -> None:
@@ -118,15 +124,17 @@ async def _is_too_much(talk: Talk, cost: float) -> bool:
     elif waiting >= options.pending:
         await talk.say("too many", count=waiting)
     elif used + cost > options.daily:
-        left = max(options.daily - used, 0)
-        await talk.say("quota", cost=_amount(cost), daily=_amount(options.daily), left=_amount(left))
+        costs, daily, left = (_amount(value, talk.language) for value in (cost, options.daily, options.daily - used))
+        await talk.say("quota", cost=costs, daily=daily, left=left)
     else:
         return False
     return True
 
 
-def _amount(pictures: float) -> str:
-    return f"{pictures:,.0f}" if pictures >= 1000 else f"{pictures:.4g}"
+def _amount(pictures: float, language: str) -> str:
+    pictures = max(pictures, 0)
+    written = f"{pictures:,.0f}" if pictures >= 1000 else f"{pictures:.4g}"
+    return written.translate(str.maketrans(",.", "\N{NO-BREAK SPACE},")) if language == "ru" else written
 
 
 async def _keep(talk: Talk, image: Image.Image) -> str:

@@ -1,8 +1,11 @@
 """Takes jobs, one after another, and draws them with the shared `generate` in a thread of its own."""
 
 import asyncio
+import itertools
+import math
 import secrets
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -23,10 +26,12 @@ from stablediff.telegram.record import from_record
 from stablediff.telegram.status import say_in
 from stablediff.telegram.store import Job, is_full
 from stablediff.telegram.texts import text
+from stablediff.telegram.wishes import in_queue
 
 MOST_ATTEMPTS = 3
 PREVIEWS = 8
 _PAUSE = 3.0  # seconds
+_TOLD = 10  # of those who wait, so that telling them is no burden
 
 
 @dataclass
@@ -43,6 +48,8 @@ class Worker:
         self.desk = desk
         self.stopping = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="draw")
+        self._places: dict[int, int] = {}  # job -> the place that was told last
+        self._places_from = -math.inf  # time: when they were
 
     async def run(self) -> None:
         desk = self.desk
@@ -57,6 +64,7 @@ class Worker:
             if job is None or job.state != "queued":
                 continue
             desk.drawing, broken = job_id, False
+            self._tell_places()
             try:
                 await self._draw(job)
             except Exception as error:  # the store itself, most likely: its disk is full
@@ -89,8 +97,8 @@ class Worker:
             store.close_job(job.id, text(job.language, "gave up", count=job.attempts))
             return
         store.set_job(job.id, attempts=job.attempts + 1)
-        progress = Progress()
-        self.desk.reporting[job.id] = asyncio.create_task(self._report(job, progress))
+        progress, before = Progress(), self.desk.reporting.get(job.id)
+        self.desk.reporting[job.id] = asyncio.create_task(self._report(job, progress, before))
         note: str | None = None
         result: Result | None = None
         try:
@@ -177,8 +185,36 @@ class Worker:
             return False
         return True
 
-    async def _report(self, job: Job, progress: Progress) -> None:
-        """Says from time to time how far it is. What cannot be said now is not said later."""
+    def _tell_places(self) -> None:
+        """Those who wait see that they come nearer, from time to time. What cannot be said now is not said later."""
+        desk, now = self.desk, time.monotonic()
+        if now < self._places_from + desk.options.progress_seconds:
+            return
+        places = {job: place for place, job in enumerate(itertools.islice(desk.queue.order(), _TOLD), 1)}
+        former, self._places, self._places_from = self._places, places, now
+        for job, place in places.items():
+            if former.get(job) != place and job not in desk.acknowledging and job not in desk.reporting:
+                desk.reporting[job] = asyncio.create_task(self._tell_place(job, place))
+
+    async def _tell_place(self, job_id: int, place: int) -> None:
+        try:
+            job = self.desk.store.job(job_id)
+            if job is not None and job.status_id is not None:
+                words, markup = (
+                    in_queue(job.language, place, job.request["prompt"]),
+                    keyboards.cancel(job.language, job_id),
+                )
+                await say_in(self.desk, job, job.status_id, words, markup, Lane.PROGRESS)
+        except (TelegramError, sqlite3.Error) as error:
+            log.info("job %d: its place was not told: %s", job_id, error)
+        finally:
+            if self.desk.reporting.get(job_id) is asyncio.current_task():
+                del self.desk.reporting[job_id]
+
+    async def _report(self, job: Job, progress: Progress, before: asyncio.Task[None] | None) -> None:
+        """Says from time to time how far it is. What cannot be said now is not said later. `before`: another report."""
+        if before is not None:
+            await asyncio.wait([before])
         options = self.desk.options
         seconds = options.progress_seconds if job.chat_id == job.user_id else options.group_progress_seconds
         said = None
@@ -196,7 +232,7 @@ class Worker:
                 "drawing",
                 step=update.step,
                 total=update.total,
-                left=text(job.language, "seconds left", seconds=f"{left:.0f}") if left is not None else "",
+                left=text(job.language, "seconds left", seconds=f"{left:.0f}") if left and left >= 1 else "",
             )
             if words == said:
                 continue

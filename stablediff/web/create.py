@@ -10,6 +10,7 @@ import gradio as gr
 from stablediff.checkpoints.locate import BUNDLED
 from stablediff.errors import RequestError
 from stablediff.pipeline import Pipeline
+from stablediff.refusals import translate
 from stablediff.request import Limits, Request
 from stablediff.sticker import to_sticker, webp_bytes
 from stablediff.web import wish
@@ -49,7 +50,7 @@ class Create:
         things = known_things(pipeline)
         words = examples_of(pipeline)
         return {
-            self.about: html.escape(pipeline.describe()),
+            self.about: _about(pipeline, language),
             self.named["style"]: gr.update(choices=style_choices(pipeline, language), value=""),
             self.knows: gr.update(label=text("knows", language, count=len(things)), visible=bool(things)),
             self.known: html.escape(", ".join(things)),
@@ -130,7 +131,12 @@ def make_create(studio: Studio) -> Create:
             )
             with knows:
                 known = gr.Markdown(html.escape(", ".join(things)))
-            about = gr.Markdown(html.escape(pipeline.describe()), elem_id="about", elem_classes="quiet")
+            about = voice(
+                gr.Markdown,
+                {"value": lambda language: _about(studio.models.current, language)},
+                elem_id="about",
+                elem_classes="quiet",
+            )
     named = {"prompt": prompt, "negative": negative, "style": style, **settings.named}
     slots = {"prompt": wrong_prompt, "negative": wrong_negative, **settings.slots}
     restore = make_restorer(named, restored, studio.models, studio.limits)
@@ -264,3 +270,8 @@ def known_things(pipeline: Pipeline) -> list[str]:
     """What the bundled model can draw; empty for models that were not asked to keep a list."""
     path = pipeline.report.path / "known.txt"
     return path.read_text(encoding="utf-8").splitlines() if pipeline.name in BUNDLED and path.is_file() else []
+
+
+def _about(pipeline: Pipeline, language: str) -> str:
+    """What is loaded, and where it computes."""
+    return html.escape(" · ".join(translate(part, language) for part in pipeline.describe().split(" · ")))

@@ -91,9 +91,10 @@ def sheet(
     """One picture with a line of words above each column and beside each row. `say` gives an axis' name in words."""
     columns = len(across.values)
     width, height = max(p.width for p in pictures), max(p.height for p in pictures)
-    height_of_words = max(12, width // 22)
+    # A wide page is shown as small as a narrow one, and its words with it.
+    height_of_words = max(12, width // 22, width * min(columns, 4) // 45)
     font = letters(height_of_words)
-    left = _EDGE if down.name == NOTHING else min(180, width // 2) + 2 * _EDGE
+    left = _EDGE if down.name == NOTHING else min(8 * height_of_words, width // 2) + 2 * _EDGE
     top = _EDGE if across.name == NOTHING else height_of_words + 3 * _EDGE
     rows = -(-len(pictures) // columns)
     page = Image.new("RGB", (left + columns * (width + _EDGE), top + rows * (height + _EDGE)), "white")

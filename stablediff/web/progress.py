@@ -5,7 +5,7 @@ import html
 from stablediff.generate import Result
 from stablediff.refusals import translate
 from stablediff.web.desk import Desk, Job
-from stablediff.web.texts import text
+from stablediff.web.texts import decimal, text
 from stablediff.web.trouble import wrong
 
 
@@ -48,7 +48,7 @@ def _bar(share: float, language: str) -> str:
 def duration(seconds: float, language: str) -> str:
     """ "0.4 s", "12 s", "3 min"."""
     if seconds < 9.95:
-        return text("seconds", language, number=f"{seconds:.1f}")
+        return text("seconds", language, number=decimal(seconds, 1, language))
     return (
         text("seconds", language, number=f"{seconds:.0f}")
         if seconds < 100
@@ -61,7 +61,8 @@ def done(result: Result, language: str) -> str:
     seeds, last = result.seeds, ""
     if len(seeds) > 1:
         last = text("seeds_to", language, last=seeds[-1])
-    line = text("drawn", language, seconds=f"{result.seconds['total']:.1f}", seed=seeds[0] if seeds else "")
+    seconds = decimal(result.seconds["total"], 1, language)
+    line = text("drawn", language, seconds=seconds, seed=seeds[0] if seeds else "")
     notes = [translate(note, language) for note in result.notes]
     notes = [note[:1].upper() + note[1:] + "." for note in notes]
     return say(" ".join([line + last + ".", *notes]))

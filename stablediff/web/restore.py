@@ -11,14 +11,13 @@ import gradio as gr
 from stablediff import recipe
 from stablediff.errors import RequestError
 from stablediff.images import read_parameters
-from stablediff.request import Limits, Request
+from stablediff.request import UPSCALE_STRENGTH, VARIATION_STRENGTH, Limits, Request
 from stablediff.web.models import Models, resolve
 from stablediff.web.shelf import Drawn
 from stablediff.web.texts import text
 from stablediff.web.trouble import wrong
 
 _LONGEST_RECIPE = 20_000
-VARIATION_STRENGTH, UPSCALE_STRENGTH = 0.6, 0.35
 
 
 def to_controls(words: str, named: dict[str, Any], models: Models, limits: Limits) -> dict[Any, Any]:

@@ -19,7 +19,7 @@ from stablediff.web import wish
 from stablediff.web.models import Models, resolve
 from stablediff.web.progress import duration
 from stablediff.web.studio import QUIET
-from stablediff.web.texts import text
+from stablediff.web.texts import decimal, text
 from stablediff.web.trouble import beside
 from stablediff.web.voice import Voice
 
@@ -166,7 +166,7 @@ def connect_settings(
             return clear | {slot: words for slot, words in refusal.items() if words}
         if seconds is None:
             return clear | {slots["estimate"]: text("measuring_first", language)}
-        line = text("estimate", language, seconds=duration(seconds, language), memory=f"{gigabytes:.1f}")
+        line = text("estimate", language, seconds=duration(seconds, language), memory=decimal(gigabytes, 1, language))
         return clear | {slots["estimate"]: line}
 
     def choose_quality(quality: str, *values: Any) -> dict[Any, Any]:

@@ -10,6 +10,12 @@ def text(key: str, language: str, **values: object) -> str:
     return (russian if language == "ru" else english).format(**values)
 
 
+def decimal(number: float, digits: int, language: str) -> str:
+    """ "2.5", with the language's own sign."""
+    written = f"{number:.{digits}f}"
+    return written.replace(".", ",") if language == "ru" else written
+
+
 TEXTS = {
     # the head and the tabs
     "dark": ("◐ Theme", "◐ Тема"),

@@ -116,6 +116,7 @@ table.steps, table.steps tr { border: 0 !important; }
 table.steps th, table.steps td { padding: .2rem .5rem; text-align: left; border: 0 !important;
   border-bottom: 1px solid var(--border-color-primary) !important; font-weight: 400; }
 .explained { overflow-x: auto; }
+.explained figure { margin: .75rem 0 0; }
 .explained code, .source code { font-size: .85rem; overflow-wrap: anywhere; }
 .explained a, .source a { color: var(--color-accent); }
 .dark .explained a, .dark .source a { color: #5eead4; }
@@ -143,6 +144,7 @@ table.steps th, table.steps td { padding: .2rem .5rem; text-align: left; border:
 # What stands around the page. Gradio puts the page's own selector before each rule of CSS, so these go into the head.
 FRAME = """
 .gradio-container, .main.fillable.app { width: 100%; }
+footer .divider { display: none; }
 @media (max-width: 760px) {
   .gradio-container { padding: 0 .5rem 2rem !important; }
   .main.fillable.app { padding-left: .25rem !important; padding-right: .25rem !important; }

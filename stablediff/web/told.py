@@ -64,7 +64,9 @@ def explain(film: Film, index: int, language: str) -> str:
     shown = "".join(f"<div><code>{html.escape(line)}</code></div>" for line in lines)
     source = sources_of(request.sampler)[0]
     place = text("made_by", language, place=_link(film, source, source.marked[0], source.marked[-1], language))
-    plot = schedule_plot(sigmas, index, html.escape(text("noise_levels", language)))
+    words = html.escape(text("noise_levels", language))
+    caption = f'<figcaption class="quiet">{words}</figcaption>'
+    plot = f"<figure>{caption}{schedule_plot(sigmas, index, words)}</figure>"
     mark = max(frame for frame in film.frames if frame <= index) + 1
     style = f'<style>#strip [data-step="{mark}"] {{ outline: 3px solid var(--color-accent); }}</style>'
     return f'<table class="steps">{table}</table>{shown}<p class="quiet">{place}</p>{plot}{style}'
