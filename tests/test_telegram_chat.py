@@ -167,7 +167,10 @@ def test_files_that_are_no_pictures_are_refused_before_they_are_decoded(ann: Per
         (lambda: ann.send_file(b"", "image/gif", "a cat"), "I read pictures only"),
         (lambda: ann.send_file(photo, "image/jpeg", "a cat", size=30_000_000), "at most 20"),
         (lambda: ann.send_photo(photo, (20_000, 10_000), "a cat"), "I read pictures only"),
-        (lambda: ann.write({"voice": {"file_id": "v", "file_unique_id": "v", "duration": 1}}), "I read words and pictures"),
+        (
+            lambda: ann.write({"voice": {"file_id": "v", "file_unique_id": "v", "duration": 1}}),
+            "I read words and pictures",
+        ),
         (lambda: ann.say("a cat --steps 100000"), "--steps is 100000: choose 1 to 1000"),
         (lambda: ann.say("a cat --size 63x64"), "--size: width is 63"),
         (lambda: ann.say("a cat --sampler magic"), "is not known"),
@@ -199,6 +202,31 @@ def test_a_running_and_a_waiting_job_can_be_cancelled_by_their_owner_only(
     ann.wait_for_text("Stopping what you wished for: 1", after=sent)
     ann.wait_for_text("Cancelled.", after=sent - 2)
     assert ann.pictures() == []
+
+
+def test_those_who_wait_see_that_they_come_nearer(ann: Person, telegram: TelegramServer) -> None:
+    people = [ann, *(new_person(telegram) for _ in range(3))]
+    shown = []
+    for person in people:
+        person.say("patience --steps 200 --size 128x128")
+        shown.append(person.wait_for_text("patience"))
+    telegram.wait(lambda: "place 3" in shown[3].get("text", ""))
+    people[1].say("/cancel")
+    telegram.wait(lambda: "place 1" in shown[3].get("text", ""))
+    for person in people:
+        person.say("/cancel")
+
+
+def test_what_cannot_be_enlarged_is_not_offered_to_be(ann: Person) -> None:
+    ann.say("wide --size 1088x64 --steps 1")
+    ann.say("small --steps 1")
+    wide, small = ann.wait_for_pictures(2)
+    assert "Upscale" in labels(small)
+    assert "Upscale" not in labels(wide)
+    ann.press(small, "Lossless file")
+    file = ann.wait_for_pictures(3)[2]
+    ann.say("made of glass --strength 0.5", answering=file)
+    assert "strength 0.5" in ann.wait_for_pictures(4)[3]["caption"]
 
 
 def test_strangers_and_made_up_data_are_refused(ann: Person, telegram: TelegramServer, bot: BotProcess) -> None:

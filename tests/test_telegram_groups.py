@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from telegram_people import WAYS, BotProcess, Person, group, new_person, running_bot, updates_by
+from telegram_people import WAYS, BotProcess, Person, button, group, new_person, running_bot, updates_by
 from toy import draw
 
 from stablediff import Pipeline
@@ -120,7 +120,27 @@ def test_a_reply_to_a_photo_and_a_topic_of_a_forum(bot: BotProcess, ann: Person)
     assert picture["message_thread_id"] == 5
     ann.write({"text": "/gen@draws_bot made of glass", **topic}, chat, answering=picture)
     ann.press(ann.wait_for_pictures(2, chat)[1], "Copy command")
-    assert "--strength" in ann.wait_for_text("/gen made of glass", picture["message_id"] + 1, chat)["text"]
+    command = ann.wait_for_text("/gen@draws_bot made of glass", picture["message_id"] + 1, chat)["text"]
+    assert "--strength" in command
+    ann.write({"text": command.replace("@draws_bot", ""), **topic}, chat, answering=picture)  # an answer needs no name
+    again = ann.wait_for_pictures(3, chat)[2]
+    assert again["image"].tobytes() == ann.pictures(chat)[1]["image"].tobytes()
+
+
+def test_what_is_said_in_a_group_works_there(bot: BotProcess, ann: Person) -> None:
+    chat = group(bot.server, GROUP)
+    sent = ann.say("/start@draws_bot", chat)["message_id"]
+    assert "as: /gen@draws_bot " in ann.wait_for_text("Just write", sent, chat)["text"]
+    sent = ann.say("/help@draws_bot", chat)["message_id"]
+    assert "In groups: /gen@draws_bot" in ann.wait_for_text("/gen@draws_bot ", sent, chat)["text"]
+    sent = ann.say("/gen@draws_bot", chat)["message_id"]
+    ann.wait_for_text("as in: /gen@draws_bot ", sent, chat)
+    before = len(ann.pictures(chat))
+    ann.say("@draws_bot a red fox --seed 3", chat)
+    picture = ann.wait_for_pictures(before + 1, chat)[before]
+    ann.say(button(picture, "Copy command")["copy_text"]["text"], chat)
+    copy = ann.wait_for_pictures(before + 2, chat)[before + 1]
+    assert copy["image"].tobytes() == picture["image"].tobytes()
 
 
 def test_a_photo_that_mentions_the_bot_is_where_the_drawing_starts(

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from toy import toy_pipeline
 from stablediff import Request, RequestError, command
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.errors import StableDiffError
+from stablediff.lexicon import Lexicon
+from stablediff.refusals import translate
 from stablediff.request import Limits
 from stablediff.telegram import keyboards
 from stablediff.telegram.desk import Usage
@@ -28,8 +31,10 @@ from stablediff.telegram.inbox import Inbox
 from stablediff.telegram.logs import Redacted
 from stablediff.telegram.queue import FairQueue
 from stablediff.telegram.record import as_command, from_record, resolve, to_record
+from stablediff.telegram.settings import is_foreign
 from stablediff.telegram.store import Store
 from stablediff.telegram.texts import _TEXTS, COMMANDS, shorten
+from stablediff.telegram.wishes import _amount
 from stablediff.web import wish
 
 TOKEN = "123456789:AAcanary-Token_0123456789abcdefghij"
@@ -267,3 +272,26 @@ def test_a_database_that_is_none_of_the_bots_is_refused_in_a_line(tmp_path: Path
         file.write_bytes(data)
     with pytest.raises(StableDiffError, match="choose another --data"):
         Store(tmp_path)
+
+
+def test_a_model_of_english_words_is_told_to_russians_only() -> None:
+    pipeline = toy_pipeline()
+    assert not is_foreign("ru", pipeline)  # nobody knows what it has seen
+    for words, foreign in ((("apple", "crêpe", "vicuña"), True), (("apple", "яблоко"), False)):
+        known = replace(pipeline, lexicon=Lexicon(frozenset(words)))
+        assert is_foreign("ru", known) == foreign
+        assert not is_foreign("en", known)
+
+
+def test_amounts_are_written_as_each_language_does() -> None:
+    assert [_amount(number, "en") for number in (42_667, 341.33, 2, -1)] == ["42,667", "341.3", "2", "0"]
+    assert [_amount(number, "ru") for number in (42_667, 341.33)] == ["42\N{NO-BREAK SPACE}667", "341,3"]
+
+
+def test_every_flag_that_a_russian_is_offered_is_read() -> None:
+    with pytest.raises(RequestError) as refused:
+        command.parse("лиса --бла 3")
+    flags = re.findall(r"--(\w+)", translate(str(refused.value), "ru"))[1:]
+    assert len(flags) == 10
+    for flag in flags:
+        assert len(command.parse(f"лиса --{flag} {'64x64' if flag == 'размер' else 1}")) >= 2

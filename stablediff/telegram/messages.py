@@ -68,7 +68,10 @@ async def _draw(talk: Talk, message: Message, words: str, command: str | None) -
         document = message.document
         if message.media_group_id is None or talk.desk.is_new_album(talk.user.id, message.media_group_id):
             readable = document is None or photos.is_picture(document)
-            await talk.say("photo needs caption" if readable else "not a picture")
+            if readable:
+                await talk.say("photo needs caption")
+            else:
+                await talk.say("refused", reason=talk.text("not a picture"))
     elif command or words:
         await wish(talk, words, picture, kind)
     elif talk.is_private:  # a voice message, a place, somebody else's sticker

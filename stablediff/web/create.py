@@ -7,7 +7,6 @@ from typing import Any
 
 import gradio as gr
 
-from stablediff.checkpoints.locate import BUNDLED
 from stablediff.errors import RequestError
 from stablediff.pipeline import Pipeline
 from stablediff.refusals import translate
@@ -16,19 +15,19 @@ from stablediff.sticker import to_sticker, webp_bytes
 from stablediff.web import wish
 from stablediff.web.chips import read_prompt
 from stablediff.web.company import accompany
-from stablediff.web.models import resolve, styled, styles
+from stablediff.web.models import resolve
+from stablediff.web.offers import MOST_EXAMPLES, examples_of, known_things, style_choices, styled
 from stablediff.web.progress import say
 from stablediff.web.restore import make_restorer, read_file, upscaled, variations
 from stablediff.web.settings import Settings, connect_settings, make_settings
 from stablediff.web.shelf import Drawn, Stage, files, make_stage, seed_of, written
 from stablediff.web.studio import QUIET, WATCHING, Studio
-from stablediff.web.texts import text
+from stablediff.web.texts import FIRST, text
 from stablediff.web.trouble import wrong
+from stablediff.web.voice import Words
 
-EXAMPLES = ("panda", "sunflower", "avocado", "rainbow", "fox", "red apple")
 # The sticker of another picture than the one that is shown would only mislead.
 _NO_STICKER = "() => ({ __type__: 'update', visible: false })"
-BIG_EXAMPLES = ("a lighthouse at dusk", "an astronaut riding a horse", "a bowl of ramen, steam rising")
 
 
 @dataclass
@@ -47,22 +46,27 @@ class Create:
 
     def face(self, pipeline: Pipeline, language: str) -> dict[Any, Any]:
         """What is said of this model."""
-        things = known_things(pipeline)
-        words = examples_of(pipeline)
+        things = known_things(pipeline, language)
         return {
             self.about: _about(pipeline, language),
             self.named["style"]: gr.update(choices=style_choices(pipeline, language), value=""),
             self.knows: gr.update(label=text("knows", language, count=len(things)), visible=bool(things)),
             self.known: html.escape(", ".join(things)),
             **{
-                button: gr.update(value=words[i] if i < len(words) else "", visible=i < len(words))
-                for i, button in enumerate(self.examples)
+                button: gr.update(value=(words := _example(pipeline, number, language)), visible=bool(words))
+                for number, button in enumerate(self.examples)
             },
         }
 
 
 def make_create(studio: Studio) -> Create:
     voice, pipeline = studio.voice, studio.models.current
+
+    def example(number: int) -> dict[str, Words]:
+        def words(language: str) -> str:
+            return _example(studio.models.current, number, language)
+
+        return {"value": words, "visible": lambda language: bool(words(language))}
 
     def choices(language: str) -> list[tuple[str, str]]:
         return style_choices(studio.models.current, language)
@@ -101,10 +105,9 @@ def make_create(studio: Studio) -> Create:
             status = gr.HTML(elem_id="status", elem_classes="status")
             with gr.Row(elem_classes="tight"):
                 voice(gr.HTML, {"value": "try"}, padding=False, elem_classes="quiet fit")
-                words = examples_of(pipeline)
                 examples = [
-                    gr.Button(example, size="sm", elem_classes="example", visible=example in words)
-                    for example in [*words, *[""] * (max(len(EXAMPLES), len(BIG_EXAMPLES)) - len(words))]
+                    voice(gr.Button, example(number), size="sm", elem_classes="example")
+                    for number in range(MOST_EXAMPLES)
                 ]
         with gr.Column(elem_classes="show"):
             stage = make_stage(voice, "create", run, stop, status)
@@ -122,15 +125,18 @@ def make_create(studio: Studio) -> Create:
             restored = gr.HTML(elem_id="restored", elem_classes="quiet")
         with gr.Column(elem_classes="tune"):
             settings = make_settings(voice, pipeline, studio.limits)
-            things = known_things(pipeline)
+
+            def things(language: str) -> list[str]:
+                return known_things(studio.models.current, language)
+
             knows = voice(
                 gr.Accordion,
-                {"label": lambda language: text("knows", language, count=len(known_things(studio.models.current)))},
+                {"label": lambda language: text("knows", language, count=len(things(language)))},
                 open=False,
-                visible=bool(things),
+                visible=bool(things(FIRST)),
             )
             with knows:
-                known = gr.Markdown(html.escape(", ".join(things)))
+                known = voice(gr.Markdown, {"value": lambda language: html.escape(", ".join(things(language)))})
             about = voice(
                 gr.Markdown,
                 {"value": lambda language: _about(studio.models.current, language)},
@@ -258,18 +264,10 @@ def _delete(studio: Studio, stage: Stage) -> Any:
     return delete
 
 
-def style_choices(pipeline: Pipeline, language: str) -> list[tuple[str, str]]:
-    return [(text("style_none", language), ""), *((text(style, language), style) for style in styles(pipeline))]
-
-
-def examples_of(pipeline: Pipeline) -> tuple[str, ...]:
-    return EXAMPLES if pipeline.name in BUNDLED else BIG_EXAMPLES
-
-
-def known_things(pipeline: Pipeline) -> list[str]:
-    """What the bundled model can draw; empty for models that were not asked to keep a list."""
-    path = pipeline.report.path / "known.txt"
-    return path.read_text(encoding="utf-8").splitlines() if pipeline.name in BUNDLED and path.is_file() else []
+def _example(pipeline: Pipeline, number: int, language: str) -> str:
+    """Empty if there are fewer."""
+    words = examples_of(pipeline, language)
+    return words[number] if number < len(words) else ""
 
 
 def _about(pipeline: Pipeline, language: str) -> str:

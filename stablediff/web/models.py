@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from stablediff.checkpoints.locate import BUNDLED
 from stablediff.checkpoints.progress import Progress
 from stablediff.pace.estimate import memory_for, seconds_for
 from stablediff.pace.plan import make_plan
@@ -56,28 +55,6 @@ def measure(pipeline: Pipeline) -> Speed:
     if not is_lent():  # a GPU's time is the visitors': their own pictures tell
         speed.measure(pipeline, make_plan(resolve(Request(), pipeline), pipeline))
     return speed
-
-
-def styles(pipeline: Pipeline) -> dict[str, str]:
-    """Names of styles (keys of texts.py) and what each adds to the prompt."""
-    if pipeline.name in BUNDLED:
-        return {f"style_{style}": f", {style} style" for style in ("flat", "soft", "glossy")}
-    return dict(_STYLES)
-
-
-_STYLES = {
-    "style_photo": ", photograph, natural light, sharp focus",
-    "style_oil": ", oil painting, visible brush strokes",
-    "style_watercolour": ", watercolour on paper, soft washes",
-    "style_ink": ", ink drawing, fine lines, white background",
-    "style_render": ", 3d render, soft studio light",
-}
-
-
-def styled(prompt: str, style: str | None, pipeline: Pipeline) -> str:
-    """The prompt as it will be drawn, and as its recipe will have it."""
-    added = styles(pipeline).get(style or "", "")
-    return prompt.strip() + added if prompt.strip() and not prompt.strip().endswith(added or "\0") else prompt.strip()
 
 
 def resolve(request: Request, pipeline: Pipeline) -> ResolvedRequest:

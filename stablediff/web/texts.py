@@ -46,7 +46,7 @@ TEXTS = {
     "style_ink": ("Ink", "Тушь"),
     "style_render": ("3D render", "3D"),
     "try": ("Try:", "Например:"),
-    "knows": ("The {count} things that this model knows", "Что знает эта модель, по-английски: {count}"),
+    "knows": ("The {count} things that this model knows", "Что знает эта модель: {count}"),
     "draw": ("Draw", "Нарисовать"),
     "stop": ("Stop", "Стоп"),
     "tokens_one": ("{count} of {length} tokens", "токенов: {count} из {length}"),

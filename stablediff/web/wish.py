@@ -8,7 +8,8 @@ from PIL import Image
 from stablediff.errors import RequestError
 from stablediff.pipeline import Pipeline
 from stablediff.request import MAX_STEPS, Limits, Request, parse_size
-from stablediff.web.models import resolve, styled
+from stablediff.web.models import resolve
+from stablediff.web.offers import styled
 
 PREVIEWS_A_PICTURE = 8
 

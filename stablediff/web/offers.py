@@ -1,0 +1,66 @@
+"""What a model offers its visitors: examples, styles, and the things that it knows, in their language."""
+
+import re
+
+from stablediff.checkpoints.locate import BUNDLED
+from stablediff.pipeline import Pipeline
+from stablediff.web.texts import FIRST, text
+
+MOST_EXAMPLES = 6
+_EXAMPLES = {
+    "en": ("panda", "sunflower", "avocado", "rainbow", "fox", "red apple"),
+    "ru": ("панда", "подсолнух", "авокадо", "радуга", "лиса", "красное яблоко"),
+}
+_BIG_EXAMPLES = ("a lighthouse at dusk", "an astronaut riding a horse", "a bowl of ramen, steam rising")
+# Names of styles (keys of texts.py), and what each adds to a prompt of either alphabet.
+_STYLES = {
+    "style_flat": (", flat style", ", плоский стиль"),
+    "style_soft": (", soft style", ", мягкий стиль"),
+    "style_glossy": (", glossy style", ", глянцевый стиль"),
+}
+_BIG_STYLES = {
+    "style_photo": ", photograph, natural light, sharp focus",
+    "style_oil": ", oil painting, visible brush strokes",
+    "style_watercolour": ", watercolour on paper, soft washes",
+    "style_ink": ", ink drawing, fine lines, white background",
+    "style_render": ", 3d render, soft studio light",
+}
+_CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
+
+
+def examples_of(pipeline: Pipeline, language: str) -> tuple[str, ...]:
+    """At most `MOST_EXAMPLES` prompts of words that the model knows."""
+    if pipeline.name not in BUNDLED:
+        return _BIG_EXAMPLES
+    words = _EXAMPLES[language]
+    return words if pipeline.lexicon is None or not pipeline.lexicon.strangers(" ".join(words)) else _EXAMPLES[FIRST]
+
+
+def style_choices(pipeline: Pipeline, language: str) -> list[tuple[str, str]]:
+    """What is shown, and what `styled` takes for it."""
+    names = _STYLES if pipeline.name in BUNDLED else _BIG_STYLES
+    return [(text("style_none", language), ""), *((text(name, language), name) for name in names)]
+
+
+def styled(prompt: str, style: str | None, pipeline: Pipeline) -> str:
+    """The prompt as it will be drawn, and as its recipe will have it."""
+    prompt = prompt.strip()
+    added = _added(prompt, style or "", pipeline)
+    return prompt + added if prompt and added and not prompt.endswith(added) else prompt
+
+
+def _added(prompt: str, style: str, pipeline: Pipeline) -> str:
+    if pipeline.name not in BUNDLED:
+        return _BIG_STYLES.get(style, "")
+    latin, cyrillic = _STYLES.get(style, ("", ""))
+    knows = pipeline.lexicon is None or not pipeline.lexicon.strangers(cyrillic)
+    return cyrillic if knows and _CYRILLIC.search(prompt) else latin
+
+
+def known_things(pipeline: Pipeline, language: str) -> list[str]:
+    """What the bundled model can draw; empty for models that were not asked to keep a list."""
+    if pipeline.name not in BUNDLED:
+        return []
+    folder = pipeline.report.path
+    path = next((p for p in (folder / f"known.{language}.txt", folder / "known.txt") if p.is_file()), None)
+    return path.read_text(encoding="utf-8").splitlines() if path else []
