@@ -4,11 +4,12 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from telegram_people import ROOT, BotProcess, Person, button, new_person, running_bot
+from telegram_people import ROOT, BotProcess, Person, button, group, new_person, running_bot
 from telegram_server import TOKEN, TelegramServer
 from toy import draw
 
@@ -153,6 +154,49 @@ def test_what_its_owner_adds_to_a_pack_meanwhile_is_not_taken_for_ours(
         stickers.append(dict(stickers[0]))  # in Telegram's own editor
     ann.wait_for_text("It is in your pack", after=told["message_id"])
     assert len(stickers) == (3 if kind == 429 else 2)
+
+
+HASTY = "from stablediff.telegram import packs; packs.PATIENCE = 1.0"
+
+
+@pytest.mark.parametrize("method", ["createNewStickerSet", "addStickerToSet"])
+@pytest.mark.parametrize("kind", ["drop", 500])
+def test_two_stickers_whose_answers_are_lost_are_both_there(
+    toy_folder: Path, tmp_path: Path, method: str, kind: str | int
+) -> None:
+    with running_bot(toy_folder, tmp_path, prelude=HASTY) as bot:
+        telegram, ann = bot.server, new_person(bot.server)
+        chat = group(telegram, -100_889)
+        ann.say("a red fox")
+        picture = ann.wait_for_pictures(1)[0]
+        ann.say("/gen@draws_bot a blue fox", chat)
+        other = ann.wait_for_pictures(1, chat)[0]
+        sent, count = 0, 2
+        if method == "addStickerToSet":
+            ann.press(picture, "Add to my sticker pack")
+            sent, count = ann.wait_for_text("It is in your pack")["message_id"], 3
+        telegram.fail(method, kind)
+        telegram.fail("getStickerSet", 500, times=10**6)
+        ann.press(picture, "Add to my sticker pack")
+        ann.press(other, "Add to my sticker pack")
+        time.sleep(5)
+        telegram.faults.clear()
+        name = ann.wait_for_text("It is in your pack", after=sent)["text"].rpartition("/")[2]
+        ann.wait_for_text("It is in your pack", chat=chat)
+        assert len(telegram.sets[name]["stickers"]) == count
+
+
+def test_a_sticker_that_is_in_is_not_added_again_where_its_telling_waits(ann: Person, telegram: TelegramServer) -> None:
+    chat = group(telegram, -100_890)
+    ann.say("/gen@draws_bot a blue fox", chat)
+    picture = ann.wait_for_pictures(1, chat)[0]
+    before = set(telegram.sets)
+    telegram.fail("sendMessage", 429, seconds=32)
+    ann.press(picture, "Add to my sticker pack")
+    telegram.wait(lambda: len(telegram.sets) > len(before))
+    ann.say("/pack Other")
+    ann.wait_for_text("It is in your pack", chat=chat)
+    assert sum(len(telegram.sets[name]["stickers"]) for name in set(telegram.sets) - before) == 1
 
 
 def test_a_pack_that_is_taken_gone_or_full_is_followed_by_another(ann: Person, telegram: TelegramServer) -> None:
@@ -388,10 +432,11 @@ def test_the_bundled_model_draws_in_a_chat_what_it_draws_everywhere(sticker: Pip
 FEW_LANES = "from stablediff.telegram import courier; courier.AT_ONCE = 2"
 
 
-def test_chats_that_telegram_holds_up_do_not_hold_up_the_others(toy_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["editMessageMedia", "sendMessage"])
+def test_chats_that_telegram_holds_up_do_not_hold_up_the_others(toy_folder: Path, tmp_path: Path, method: str) -> None:
     with running_bot(toy_folder, tmp_path, prelude=FEW_LANES) as bot:
         held_up = [new_person(bot.server) for _ in range(3)]
-        bot.server.fail("editMessageMedia", 429, times=3, seconds=600)
+        bot.server.fail(method, 429, times=3, seconds=600)
         for person in held_up:
             person.say("a red fox --seed 1")
         bot.server.wait(lambda: not any(fault.times for fault in bot.server.faults))

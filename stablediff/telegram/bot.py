@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import signal
 import sqlite3
 import sys
@@ -20,7 +19,7 @@ from stablediff.telegram.courier import Courier
 from stablediff.telegram.desk import Desk, log
 from stablediff.telegram.hearing import hear
 from stablediff.telegram.inbox import Inbox, InOrder
-from stablediff.telegram.line import Line, Reach
+from stablediff.telegram.line import Line, Reach, read_update
 from stablediff.telegram.options import Options
 from stablediff.telegram.outgoing import again
 from stablediff.telegram.pacing import Pacer
@@ -74,11 +73,24 @@ async def _run(options: Options, pipeline: Pipeline, store: Store) -> None:
             ends.push_async_callback(_end, worker, courier, tasks)
             await application.start()
             ends.push_async_callback(application.stop)
-            await _listen(application, options, inbox, ends)
+            listening = asyncio.create_task(_listen(application, options, inbox, ends))
+            await _unless_ended(tasks[: len(endless)], listening)
             log.info("@%s is listening, %d jobs are waiting", desk.bot.username, len(desk.queue))
-            ended, _ = await asyncio.wait(tasks[: len(endless)], return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
+            await _unless_ended(tasks[: len(endless)])
+
+
+async def _unless_ended(endless: list[asyncio.Task[None]], work: asyncio.Task[None] | None = None) -> None:
+    """Waits for the work, if there is any. Raises what has ended one of the endless tasks."""
+    tasks = [*endless, *([work] if work else [])]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
                 task.result()
+    finally:
+        if work is not None:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
 
 def _end_when_told() -> None:
@@ -96,19 +108,24 @@ async def _take_up(desk: Desk, inbox: Inbox) -> None:
         desk.queue.put(job.user_id, job.id)
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
     for job in desk.store.jobs_since(midnight):
-        desk.usage.add(job.user_id, desk.cost(job.request))
-    for body in desk.store.unanswered():
-        await inbox.put_again(Update.de_json(json.loads(body), desk.bot))
+        with contextlib.suppress(KeyError, TypeError):  # a request of another version
+            desk.usage.add(job.user_id, desk.cost(job.request))
+    for number, body in desk.store.unanswered():
+        update = read_update(body, desk.bot)
+        if update is None:
+            desk.store.update_done(number)
+        else:
+            await inbox.put_again(update)
 
 
 async def _listen(application: App, options: Options, inbox: Inbox, ends: contextlib.AsyncExitStack) -> None:
     """Raises RequestError."""
     if options.webhook_url is None:
         assert application.updater is not None
+        ends.push_async_callback(_stop_polling, application)
         await application.updater.start_polling(
             bootstrap_retries=-1, allowed_updates=ALLOWED_UPDATES, error_callback=_tell
         )
-        ends.push_async_callback(application.updater.stop)
         return
     ends.push_async_callback(listen(application.bot, inbox, options.port, options.webhook_secret))
 
@@ -121,6 +138,12 @@ async def _listen(application: App, options: Options, inbox: Inbox, ends: contex
         await again(set_webhook, harmless=True)
     except TelegramError as error:
         raise RequestError(f"Telegram does not take --webhook-url {options.webhook_url}: {error.message}") from error
+
+
+async def _stop_polling(application: App) -> None:
+    """Also where it was told to stop in the middle of its beginning."""
+    if application.updater is not None and application.updater.running:
+        await application.updater.stop()
 
 
 async def _refuse_if_revoked(reach: Reach) -> None:

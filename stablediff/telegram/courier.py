@@ -52,6 +52,10 @@ class Courier:
         store = self.desk.store
         try:
             async with self._chats.setdefault(job.chat_id, asyncio.Lock()):
+                if arrived := self.desk.acknowledging.get(job.id):
+                    await arrived.wait()
+                if reports := self.desk.reporting.pop(job.id, None):
+                    await asyncio.wait([reports])  # so that no late report hides the picture
                 while error := await self._try(job.id):
                     await pause_after(error)  # out of the lane, which others may have meanwhile
         except ChatMigrated as error:
@@ -78,10 +82,6 @@ class Courier:
     async def _try(self, job_id: int) -> RetryAfter | NetworkError | None:
         """-> why it takes longer than anybody may wait in a lane."""
         async with self._lanes:
-            if arrived := self.desk.acknowledging.get(job_id):
-                await arrived.wait()
-            if reports := self.desk.reporting.pop(job_id, None):
-                await asyncio.wait([reports])  # so that no late report hides the picture
             job = self.desk.store.job(job_id)
             try:
                 if job is not None:

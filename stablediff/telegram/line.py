@@ -155,11 +155,26 @@ def read_update(update: Any, bot: Bot | None) -> Update | None:
         log.warning("something without a number came instead of an update")
         return None
     try:
-        return Update.de_json(update, bot)
+        read = Update.de_json(update, bot)
+        _check(read)
+        return read
     except Exception as error:  # of whatever kind: it is made of what others wrote
         log.warning("update %d cannot be read (%s)", update["update_id"], type(error).__name__)
         return None
 
 
+def _check(update: Update) -> None:
+    """Raises ValueError for what the library reads, and Telegram does not write."""
+    senders = [part.id for part in (update.effective_user, update.effective_chat) if part is not None]
+    if not all(_is_number(number) for number in senders):
+        raise ValueError("an id is no number")
+    if update.effective_message is not None and update.effective_chat is None:
+        raise ValueError("a message is in no chat")
+
+
 def _has_number(update: Any) -> bool:
-    return isinstance(update, dict) and isinstance(update.get("update_id"), int)
+    return isinstance(update, dict) and _is_number(update.get("update_id"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63

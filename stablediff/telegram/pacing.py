@@ -59,6 +59,7 @@ class Pacer(BaseRateLimiter[Lane]):
     OVERALL, CHAT, GROUP = (30, 30.0), (20, 1.0), (20, 1 / 3)  # (size, tokens a second)
     KEPT = 4  # tokens that only answers may take
     PATIENCE = 120.0  # seconds: whoever waits for an answer has gone by then
+    LONG = 30.0  # seconds that a picture may wait for its chat here
     AT_ONCE = 16  # calls on their way, beside answers: a burst of them would keep this very process busy
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -89,7 +90,7 @@ class Pacer(BaseRateLimiter[Lane]):
         data: dict[str, Any],
         rate_limit_args: Lane | None,
     ) -> Any:
-        """Raises RetryAfter, without a call, for progress that would wait, and answers that wait too long."""
+        """Raises RetryAfter, without a call, for progress that would wait, and for what would wait too long."""
         chat, lane = data.get("chat_id"), rate_limit_args or Lane.ANSWER
         if chat is None or endpoint in _FREE:
             return await callback(*args, **kwargs)
@@ -99,6 +100,9 @@ class Pacer(BaseRateLimiter[Lane]):
             return await callback(*args, **kwargs)
         except RetryAfter as error:
             self._bucket(chat).close(seconds_of(error), self._clock())
+            for _, turn in self._waiting[Lane.DELIVERY].pop(chat, ()):
+                if not turn.done():
+                    turn.set_exception(error)
             raise
         finally:
             self._land(lane)
@@ -111,6 +115,8 @@ class Pacer(BaseRateLimiter[Lane]):
                 raise RetryAfter(math.ceil(pause) or 1)
             self._go(chat, lane, tokens, now)
             return
+        if lane is Lane.DELIVERY:
+            self._send_back_if_long(chat)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[lane].setdefault(chat, deque()).append((tokens, turn))
         self._news.set()
@@ -123,6 +129,12 @@ class Pacer(BaseRateLimiter[Lane]):
             if not turn.cancelled():  # it was let go in this very moment
                 self._land(lane)
             raise
+
+    def _send_back_if_long(self, chat: Chat) -> None:
+        """Raises RetryAfter if this chat is closed for so long that others had better be served meanwhile."""
+        pause = self._bucket(chat).wait(1, self._clock())
+        if pause > self.LONG:
+            raise RetryAfter(math.ceil(pause))
 
     async def _run(self) -> None:
         while True:

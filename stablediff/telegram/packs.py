@@ -15,6 +15,8 @@ from stablediff.telegram.store import ErasedError, Job, Pack
 from stablediff.telegram.texts import shorten
 
 _NEW, _MADE, _UNKNOWN = 0, 1, 2
+_IN = "in"  # what is noted of a sticker that is there
+_TURN = 3  # seconds until another job of the same user is looked at again
 _one_at_a_time: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 _MOST_PACKS = 5  # to try for one sticker
 
@@ -26,25 +28,39 @@ def link(name: str) -> str:
 async def add(desk: Desk, job: Job, data: bytes) -> str:
     """Puts a sticker into the user's newest pack, or into a new one. -> the pack's link.
 
-    Raises BadRequest, ErasedError if nobody wants it any more, RetryAfter and NetworkError if it has to wait long.
+    Raises BadRequest, ErasedError if nobody wants it any more, RetryAfter and NetworkError if it has to wait
+    long. Then it is to be called again: the job's note says how far it came.
     """
     sticker = InputSticker(data, [emoji(job.request["prompt"])], "static")
     async with _one_at_a_time.setdefault(job.user_id, asyncio.Lock()):  # from whatever chats they come
+        earlier = [other for other in desk.store.jobs_in("drawn", user=job.user_id) if other.id < job.id]
+        if any(other.kind == "pack" and _noted(desk, other)[1] not in ("", _IN) for other in earlier):
+            raise RetryAfter(_TURN)  # of that one nobody knows yet whether it is in, and two cannot be told apart
         return await _add(desk, job, sticker)
 
 
 async def _add(desk: Desk, job: Job, sticker: InputSticker) -> str:
     for _ in range(_MOST_PACKS):
-        _check_is_wanted(desk, job)
-        pack = next((pack for pack in reversed(desk.store.packs(job.user_id)) if not pack.full), None)
+        name, before = _noted(desk, job)
+        if before == _IN:
+            return link(name)
+        packs = desk.store.packs(job.user_id)
+        pack = next((pack for pack in reversed(packs) if pack.name == name or (not name and not pack.full)), None)
         if pack is None:
             start(desk, job.user_id, job.request["title"])
+            desk.store.set_job(job.id, note=None)
             continue
         try:
-            await (_grow(desk, job, pack, sticker) if pack.made == _MADE else _make(desk, job, pack, sticker))
+            if pack.made != _MADE and await _size(desk, pack.name) is None:
+                await _make(desk, job, pack, sticker)
+            else:
+                await _grow(desk, job, pack, sticker)
+            desk.store.set_pack(pack.name, made=_MADE)
+            desk.store.set_job(job.id, note=f"{pack.name}:{_IN}")
             return link(pack.name)
         except BadRequest as error:
-            _check_is_wanted(desk, job)
+            _noted(desk, job)  # whether it is still wanted
+            desk.store.set_job(job.id, note=None)
             reason = error.message.lower()
             if "stickers_too_much" in reason:
                 desk.store.set_pack(pack.name, full=1)
@@ -52,14 +68,22 @@ async def _add(desk: Desk, job: Job, sticker: InputSticker) -> str:
                 desk.store.drop_pack(pack.name)  # its owner has deleted it, or it is somebody else's
                 start(desk, job.user_id, pack.title)
             else:
+                if pack.made != _MADE:
+                    desk.store.set_pack(pack.name, made=_NEW)
                 raise
     raise BadRequest("no pack takes it")
 
 
-def _check_is_wanted(desk: Desk, job: Job) -> None:
-    """Whoever has erased everything must not get a new pack noted."""
-    if desk.store.job(job.id) is None:
+def _noted(desk: Desk, job: Job) -> tuple[str, str]:
+    """The pack of an attempt whose end nobody saw, and how many stickers it had before. Two empty words if none was.
+
+    Raises ErasedError if nobody wants it any more: whoever has erased everything must not get a new pack noted.
+    """
+    now = desk.store.job(job.id)
+    if now is None:
         raise ErasedError
+    name, _, before = (now.note or "").partition(":")
+    return name, before
 
 
 def start(desk: Desk, user: int, title: str) -> None:
@@ -71,44 +95,40 @@ def start(desk: Desk, user: int, title: str) -> None:
 
 
 async def _make(desk: Desk, job: Job, pack: Pack, sticker: InputSticker) -> None:
-    tried = pack.made == _UNKNOWN
-    while not (tried and await _size(desk, pack.name) is not None):
+    while True:
         desk.store.set_pack(pack.name, made=_UNKNOWN)
         desk.store.set_job(job.id, note=f"{pack.name}:0")
         try:
             await desk.bot.create_new_sticker_set(pack.user_id, pack.name, pack.title, [sticker])
-            break
+            return
         except (RetryAfter, NetworkError) as error:
-            tried = await _pause(desk, job, error)
-    desk.store.set_pack(pack.name, made=_MADE)
+            await _pause(desk, job, error)
+        if _noted(desk, job)[0] and await _size(desk, pack.name) is not None:
+            return
 
 
 async def _grow(desk: Desk, job: Job, pack: Pack, sticker: InputSticker) -> None:
-    """The number of stickers before each attempt is kept with the job: if it is larger later, the attempt worked."""
-    name, _, before = (job.note or "").partition(":")
-    tried = name == pack.name
+    """The number of stickers before each attempt is noted: if it is larger later, the attempt has worked."""
     while True:
+        name, before = _noted(desk, job)
         size = await _size(desk, pack.name) or 0
-        if tried and size > int(before):
+        if name and size > int(before):
             return
-        before = str(size)
-        desk.store.set_job(job.id, note=f"{pack.name}:{before}")
+        desk.store.set_job(job.id, note=f"{pack.name}:{size}")
         try:
             await desk.bot.add_sticker_to_set(pack.user_id, pack.name, sticker)
             return
         except (RetryAfter, NetworkError) as error:
-            tried = await _pause(desk, job, error)
+            await _pause(desk, job, error)
 
 
-async def _pause(desk: Desk, job: Job, error: RetryAfter | NetworkError) -> bool:
-    """-> whether the attempt may have worked after all. Raises a refusal, and what asks for a long pause."""
+async def _pause(desk: Desk, job: Job, error: RetryAfter | NetworkError) -> None:
+    """Raises a refusal, and what asks for a long pause. What was surely not done is no longer noted as an attempt."""
     if surely_not_done(error):
-        desk.store.set_job(job.id, note=None)  # so what comes into the pack meanwhile is not this job's
+        desk.store.set_job(job.id, note=None)
     if isinstance(error, BadRequest) or (isinstance(error, RetryAfter) and seconds_of(error) > PATIENCE):
         raise error
     await pause_after(error)
-    _check_is_wanted(desk, job)
-    return not surely_not_done(error)
 
 
 async def _size(desk: Desk, name: str) -> int | None:

@@ -146,9 +146,13 @@ class Store:
         damage = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if damage != "ok":
             raise sqlite3.DatabaseError(f"it is damaged: {damage}")
-        for table, kind in {"jobs": Job, "pictures": Picture, "packs": Pack}.items():
+        expected = {
+            table: {column.name for column in fields(kind)}
+            for table, kind in {"jobs": Job, "pictures": Picture, "packs": Pack}.items()
+        }
+        for table, names in {**expected, "inbox": {"update_id", "body"}, "users": {"id", "settings"}}.items():
             columns = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}
-            if columns != {column.name for column in fields(kind)}:
+            if columns != names:
                 raise sqlite3.DatabaseError(f"its table {table} is of another program or version")
 
     def close(self) -> None:
@@ -196,9 +200,10 @@ class Store:
     def update_done(self, update_id: int) -> None:
         self._db.execute("UPDATE inbox SET body = NULL WHERE update_id = ?", (update_id,))
 
-    def unanswered(self) -> list[str]:
-        rows = self._db.execute("SELECT body FROM inbox WHERE body IS NOT NULL ORDER BY update_id")
-        return [row["body"] for row in rows]
+    def unanswered(self) -> list[tuple[int, Any]]:
+        """Updates by number; None for one that is no JSON."""
+        rows = self._db.execute("SELECT * FROM inbox WHERE body IS NOT NULL ORDER BY update_id").fetchall()
+        return [(row["update_id"], _read(row["body"])) for row in rows]
 
     # Users
 
@@ -310,7 +315,7 @@ class Store:
     # Packs
 
     def packs(self, user: int) -> list[Pack]:
-        rows = self._db.execute("SELECT * FROM packs WHERE user_id = ? ORDER BY created", (user,))
+        rows = self._db.execute("SELECT * FROM packs WHERE user_id = ? ORDER BY rowid", (user,))
         return [Pack(**row) for row in map(dict, rows)]
 
     def add_pack(self, name: str, user: int, title: str) -> None:
@@ -367,3 +372,10 @@ class Store:
                 self.input_file(job.request["init"]).unlink(missing_ok=True)
         with self._transaction():
             self._db.executemany("DELETE FROM jobs WHERE id = ?", [(job.id,) for job in jobs])
+
+
+def _read(body: str) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None

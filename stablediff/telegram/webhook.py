@@ -14,12 +14,14 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, HTTPError, RequestHandler
 
 from stablediff.errors import RequestError
+from stablediff.telegram.desk import log
 from stablediff.telegram.inbox import Inbox
 from stablediff.telegram.line import read_update
 
 _PATH = r"/telegram/?"
 _HOST = "127.0.0.1"
 _LARGEST = 2**20  # bytes; an update has a few thousand
+_SECONDS = 30  # for a request, from whoever holds a connection
 
 
 class _Door(RequestHandler):
@@ -31,6 +33,7 @@ class _Door(RequestHandler):
     async def post(self) -> None:
         given = self.request.headers.get("X-Telegram-Bot-Api-Secret-Token", "")
         if not hmac.compare_digest(given.encode(), self.secret.encode()):
+            log.info("something without the webhook's secret came to its port, and was refused")
             raise HTTPError(HTTPStatus.FORBIDDEN)
         try:
             content = json.loads(self.request.body)
@@ -49,7 +52,10 @@ class _Doors(Application):
 def listen(bot: Bot, inbox: Inbox, port: int, secret: str) -> Callable[[], Awaitable[None]]:
     """Takes updates into the inbox. -> what ends it. Raises RequestError if another program has the port."""
     server = HTTPServer(
-        _Doors([(_PATH, _Door, {"bot": bot, "inbox": inbox, "secret": secret})]), max_buffer_size=_LARGEST
+        _Doors([(_PATH, _Door, {"bot": bot, "inbox": inbox, "secret": secret})]),
+        max_buffer_size=_LARGEST,
+        body_timeout=_SECONDS,
+        idle_connection_timeout=_SECONDS,
     )
     try:
         server.listen(port, address=_HOST)

@@ -96,27 +96,34 @@ class Worker:
         if job.attempts >= MOST_ATTEMPTS:
             store.close_job(job.id, text(job.language, "gave up", count=job.attempts))
             return
+        # Counted beforehand, for a job at which the program dies; a stop in between is no attempt.
         store.set_job(job.id, attempts=job.attempts + 1)
+        closed = False
+        try:
+            result, note = await self._draw_in_thread(job)
+            if not (self.stopping and note is None and (result is None or result.stopped)):
+                closed = await self._close(job, result, note)
+        finally:
+            if not closed and self.stopping:
+                store.set_job(job.id, attempts=job.attempts)
+
+    async def _draw_in_thread(self, job: Job) -> tuple[Result | None, str | None]:
+        """-> what was finished, and what to say of what went wrong. It is told how far it is meanwhile."""
         progress, before = Progress(), self.desk.reporting.get(job.id)
         self.desk.reporting[job.id] = asyncio.create_task(self._report(job, progress, before))
-        note: str | None = None
-        result: Result | None = None
         try:
             result, failure = await asyncio.get_running_loop().run_in_executor(
                 self._thread, self._generate, job, progress
             )
-            if failure is not None:
-                note = text(job.language, "failed", reason=translate(self.desk.hide(str(failure)), job.language))
         except Exception:
             code = secrets.token_hex(4)
             log.exception("error %s, job %d", code, job.id)
-            note = text(job.language, "broken", code=code)
+            return None, text(job.language, "broken", code=code)
         finally:
             progress.finished.set()  # the last report may still be on its way: the courier waits for it
-        if self.stopping and note is None and (result is None or result.stopped):
-            store.set_job(job.id, attempts=job.attempts)
-        else:
-            await self._close(job, result, note)
+        if failure is None:
+            return result, None
+        return result, text(job.language, "failed", reason=translate(self.desk.hide(str(failure)), job.language))
 
     def _generate(self, job: Job, progress: Progress) -> tuple[Result | None, StableDiffError | None]:
         """In the thread. -> what was finished, and what went wrong."""
@@ -137,21 +144,25 @@ class Worker:
             return result, error
         return result, None
 
-    async def _close(self, job: Job, result: Result | None, note: str | None) -> None:
-        """Writes down what became of it. While the disk is full, the user is told, and it is tried again and again."""
+    async def _close(self, job: Job, result: Result | None, note: str | None) -> bool:
+        """Writes down what became of it. While the disk is full, the user is told, and it is tried again and again.
+
+        -> False if the bot was stopped before it could be.
+        """
         store, told = self.desk.store, False
         while store.job(job.id) is not None:  # else its owner has erased everything
             try:
                 await self._note(job, result, note)
-                return
+                return True
             except (OSError, sqlite3.Error) as error:
                 log.error("job %d: its pictures cannot be kept: %s", job.id, error)
             told = told or await self._say_no_room(job)
             await asyncio.sleep(_PAUSE)
             if self.stopping:
-                return
+                return False
             if job.id in self.desk.cancelled:
                 result = None
+        return True
 
     async def _note(self, job: Job, result: Result | None, note: str | None) -> None:
         store, language = self.desk.store, job.language
