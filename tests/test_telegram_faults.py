@@ -327,7 +327,7 @@ def test_limits_of_a_user_are_told(ann: Person, telegram: TelegramServer) -> Non
     ann.say("one more")
     ann.wait_for_text("You have 5 wishes waiting")
     ann.say("/cancel")
-    ann.wait_for_text("Stopping 5")
+    ann.wait_for_text("Stopping what you wished for: 5")
     telegram.wait(lambda: sum("Cancelled." in str(m.get("text", m.get("caption"))) for m in ann.heard()) == 5)
     ann.say("much --steps 1000 --size 512x512")
     ann.wait_for_text("of your 20,000 pictures a day")

@@ -68,7 +68,13 @@ async def _run(options: Options, pipeline: Pipeline, store: Store) -> None:
             ends.push_async_callback(application.shutdown)
             await _take_up(desk, inbox)
             worker, courier = Worker(desk), Courier(desk)
-            endless = (worker.run(), courier.run(), _forget_in_time(desk), _refuse_if_revoked(reach))
+            endless = (
+                worker.run(),
+                worker.tell_places(),
+                courier.run(),
+                _forget_in_time(desk),
+                _refuse_if_revoked(reach),
+            )
             tasks = [asyncio.create_task(part) for part in (*endless, _introduce(desk))]
             ends.push_async_callback(_end, worker, courier, tasks)
             await application.start()

@@ -51,7 +51,7 @@ async def _add(desk: Desk, job: Job, sticker: InputSticker) -> str:
             desk.store.set_job(job.id, note=None)
             continue
         try:
-            if pack.made != _MADE and await _size(desk, pack.name) is None:
+            if pack.made == _NEW or (pack.made == _UNKNOWN and await _size(desk, pack.name) is None):
                 await _make(desk, job, pack, sticker)
             else:
                 await _grow(desk, job, pack, sticker)

@@ -60,6 +60,7 @@ async def enqueue(talk: Talk, request: ResolvedRequest, kind: str) -> None:
     desk.usage.add(talk.user.id, cost)
     desk.queue.put(talk.user.id, job.id)
     place = None if desk.drawing is None and len(desk.queue) == 1 else desk.queue.place(job.id)
+    desk.places[job.id] = place or 0
     desk.wake_worker.set()
     try:
         says = in_queue(talk.language, place, request.prompt)

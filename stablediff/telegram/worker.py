@@ -1,11 +1,8 @@
 """Takes jobs, one after another, and draws them with the shared `generate` in a thread of its own."""
 
 import asyncio
-import itertools
-import math
 import secrets
 import sqlite3
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -48,8 +45,6 @@ class Worker:
         self.desk = desk
         self.stopping = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="draw")
-        self._places: dict[int, int] = {}  # job -> the place that was told last
-        self._places_from = -math.inf  # time: when they were
 
     async def run(self) -> None:
         desk = self.desk
@@ -64,7 +59,6 @@ class Worker:
             if job is None or job.state != "queued":
                 continue
             desk.drawing, broken = job_id, False
-            self._tell_places()
             try:
                 await self._draw(job)
             except Exception as error:  # the store itself, most likely: its disk is full
@@ -196,16 +190,17 @@ class Worker:
             return False
         return True
 
-    def _tell_places(self) -> None:
-        """Those who wait see that they come nearer, from time to time. What cannot be said now is not said later."""
-        desk, now = self.desk, time.monotonic()
-        if now < self._places_from + desk.options.progress_seconds:
-            return
-        places = {job: place for place, job in enumerate(itertools.islice(desk.queue.order(), _TOLD), 1)}
-        former, self._places, self._places_from = self._places, places, now
-        for job, place in places.items():
-            if former.get(job) != place and job not in desk.acknowledging and job not in desk.reporting:
-                desk.reporting[job] = asyncio.create_task(self._tell_place(job, place))
+    async def tell_places(self) -> None:
+        """Those who wait see, from time to time, that they come nearer. What cannot be said now is not said later."""
+        desk = self.desk
+        while True:
+            await asyncio.sleep(desk.options.progress_seconds)
+            order = list(desk.queue.order())
+            desk.places = {job: desk.places.get(job, 0) for job in order}
+            for place, job in enumerate(order[:_TOLD], 1):
+                if desk.places[job] != place and job not in desk.acknowledging and job not in desk.reporting:
+                    desk.places[job] = place
+                    desk.reporting[job] = asyncio.create_task(self._tell_place(job, place))
 
     async def _tell_place(self, job_id: int, place: int) -> None:
         try:
