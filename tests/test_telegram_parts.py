@@ -211,13 +211,14 @@ def test_what_is_old_is_forgotten_and_what_waits_is_not(tmp_path: Path) -> None:
 
 def test_an_update_is_heard_once_and_kept_until_it_is_answered(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert store.keep_update(7, "first")
+    assert store.keep_update(7, '{"update_id": 7}')
     assert not store.keep_update(7, "again")
-    assert store.keep_update(8, "second")
+    assert store.keep_update(8, '{"update_id": 8}')
+    assert store.keep_update(9, "no JSON")
     store.update_done(7)
     store.close()
     reopened = Store(tmp_path)
-    assert reopened.unanswered() == ["second"]
+    assert reopened.unanswered() == [(8, {"update_id": 8}), (9, None)]
     assert not reopened.keep_update(7, "again")
     reopened.close()
 

@@ -13,6 +13,7 @@ from toy import draw
 
 from stablediff import Pipeline, command
 from stablediff.images import over_white, read_parameters
+from stablediff.request import UPSCALE_STRENGTH, VARIATION_STRENGTH
 from stablediff.sticker import to_sticker
 
 
@@ -27,7 +28,7 @@ def bot(
 
 
 @pytest.mark.parametrize(("language", "said", "label"), [("en", "3 pictures, seeds 7–9", "Lossless"),
-                                                          ("ru", "Картинок: 3, seed 7–9", "Файл")])  # fmt: skip
+                                                          ("ru", "Картинок: 3, зерно 7–9", "Файл")])  # fmt: skip
 def test_several_pictures_come_as_an_album_with_one_set_of_buttons(
     telegram: TelegramServer, model: Pipeline, language: str, said: str, label: str
 ) -> None:
@@ -38,7 +39,7 @@ def test_several_pictures_come_as_an_album_with_one_set_of_buttons(
     direct = draw(model, prompt="a red fox", seed=7, num_images=3)
     assert [picture["image"].tobytes() for picture in album] == [as_sent(direct, index) for index in range(3)]
     assert len({picture["media_group_id"] for picture in album}) == 1
-    assert ["seed 7" in album[0]["caption"], "seed 9" in album[2]["caption"]] == [True, True]
+    assert [re.search(r"(?:seed|зерно) (\d)", picture["caption"])[1] for picture in album] == ["7", "8", "9"]
     assert "reply_markup" not in album[0]  # Telegram has no buttons under albums
     assert [label for label in labels(summary) if label.strip("· ").isdigit()] == ["· 1 ·", "2", "3"]
 
@@ -81,20 +82,26 @@ def test_the_buttons_under_a_picture(telegram: TelegramServer, model: Pipeline, 
     assert b"trainedAlgorithmicMedia" in file["data"]
 
     ann.press(picture, again)
-    seed = int(re.search(r"seed (\d+)", ann.wait_for_pictures(3)[2]["caption"])[1])
+    seed = int(re.search(r"(?:seed|зерно) (\d+)", ann.wait_for_pictures(3)[2]["caption"])[1])
     assert seed != 7
     assert ann.pictures()[2]["image"].tobytes() == as_sent(draw(model, prompt="a red fox", seed=seed))
 
     ann.press(picture, upscale)
     large = ann.wait_for_pictures(4)[3]
-    seed = int(re.search(r"seed (\d+)", large["caption"])[1])
-    wishes = {"init_image": direct.images[0], "strength": 0.3, "width": 128, "height": 128}
+    seed = int(re.search(r"(?:seed|зерно) (\d+)", large["caption"])[1])
+    wishes = {"init_image": direct.images[0], "strength": UPSCALE_STRENGTH, "width": 128, "height": 128}
     assert large["image"].tobytes() == as_sent(draw(model, prompt="a red fox", seed=seed, **wishes))
 
     ann.press(picture, variations)
     near = ann.wait_for_pictures(7)[4:]
-    seed = int(re.search(r"seed (\d+)", near[0]["caption"])[1])
-    wishes = {"init_image": direct.images[0], "strength": 0.7, "width": 64, "height": 64, "num_images": 3}
+    seed = int(re.search(r"(?:seed|зерно) (\d+)", near[0]["caption"])[1])
+    wishes = {
+        "init_image": direct.images[0],
+        "strength": VARIATION_STRENGTH,
+        "width": 64,
+        "height": 64,
+        "num_images": 3,
+    }
     drawn = draw(model, prompt="a red fox", seed=seed, **wishes)
     assert [near[i]["image"].tobytes() for i in range(3)] == [as_sent(drawn, i) for i in range(3)]
 
