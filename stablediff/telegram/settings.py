@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from telegram import Message
+
 from stablediff.checkpoints.locate import BUNDLED
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.pipeline import Pipeline
@@ -70,7 +72,7 @@ def _label(talk: Talk, name: str, value: str) -> str:
 async def press(talk: Talk, name: str, value: str | None) -> None:
     """`value` None shows what there is to choose from; else it is chosen."""
     query = talk.query
-    if query is None or query.message is None:  # which is out of the bot's reach
+    if query is None or not isinstance(query.message, Message):  # which is out of the bot's reach
         await talk.toast("unknown button")
         return
     if query.message.chat.id != talk.user.id:  # in private only, where all buttons are one's own
