@@ -84,7 +84,7 @@ REFUSALS = {
         r"seed is (?P<value>.+) with (?P<count>\d+) pictures: choose at most (?P<high>\d+)": (
             "зерно: {value} при {count} картинках. Не больше {high}"
         ),
-        r"['\"](?P<value>.+)['\"] is not a size: .*": (
+        r"['\"]?(?P<value>.+?)['\"]? is not a size: .*": (
             "«{value}» — не размер. Напишите ширину и высоту в пикселях, как 512x512"
         ),
         r"(?P<name>\w+) has (?P<value>\S+) characters: shorten it to at most (?P<high>\S+) .*": (
