@@ -10,6 +10,7 @@ from telegram.error import BadRequest, ChatMigrated, Forbidden, NetworkError, Re
 from stablediff.telegram.delivery import Delivery
 from stablediff.telegram.desk import Desk, log
 from stablediff.telegram.outgoing import pause_after
+from stablediff.telegram.packs import OutOfTurnError
 from stablediff.telegram.status import Status
 from stablediff.telegram.store import ErasedError, Job
 from stablediff.telegram.texts import text
@@ -67,6 +68,8 @@ class Courier:
         except BadRequest as error:  # the chat is gone, or Telegram does not like what it gets
             log.warning("job %d was not taken: %s", job.id, error)
             self._close(job.id, text(job.language, "not taken", reason=self.desk.hide(error.message)))
+        except OutOfTurnError:  # this chat is free meanwhile, for the one that is waited for may be in it
+            self._wake_later()
         except ErasedError:
             log.info("job %d was erased on its way", job.id)
         except sqlite3.Error:  # the disk is full, perhaps: what is not noted is brought again, by the same edit

@@ -16,9 +16,12 @@ from stablediff.telegram.texts import shorten
 
 _NEW, _MADE, _UNKNOWN = 0, 1, 2
 _IN = "in"  # what is noted of a sticker that is there
-_TURN = 3  # seconds until another job of the same user is looked at again
 _one_at_a_time: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 _MOST_PACKS = 5  # to try for one sticker
+
+
+class OutOfTurnError(Exception):
+    """Of an earlier sticker nobody knows yet whether it is in the pack, and two could not be told apart."""
 
 
 def link(name: str) -> str:
@@ -28,14 +31,14 @@ def link(name: str) -> str:
 async def add(desk: Desk, job: Job, data: bytes) -> str:
     """Puts a sticker into the user's newest pack, or into a new one. -> the pack's link.
 
-    Raises BadRequest, ErasedError if nobody wants it any more, RetryAfter and NetworkError if it has to wait
-    long. Then it is to be called again: the job's note says how far it came.
+    Raises BadRequest, ErasedError if nobody wants it any more, RetryAfter, NetworkError and OutOfTurnError if it has to
+    wait long. Then it is to be called again: the job's note says how far it came.
     """
     sticker = InputSticker(data, [emoji(job.request["prompt"])], "static")
     async with _one_at_a_time.setdefault(job.user_id, asyncio.Lock()):  # from whatever chats they come
         earlier = [other for other in desk.store.jobs_in("drawn", user=job.user_id) if other.id < job.id]
         if any(other.kind == "pack" and _noted(desk, other)[1] not in ("", _IN) for other in earlier):
-            raise RetryAfter(_TURN)  # of that one nobody knows yet whether it is in, and two cannot be told apart
+            raise OutOfTurnError
         return await _add(desk, job, sticker)
 
 
