@@ -10,7 +10,7 @@ from stablediff import Pipeline, load
 from stablediff.lexicon import Lexicon
 from stablediff.web.offers import MOST_EXAMPLES, examples_of, known_things, style_choices, styled
 
-RUSSIAN = "панда подсолнух авокадо радуга лиса красное яблоко плоский мягкий глянцевый стиль"
+RUSSIAN = "панда подсолнух авокадо радуга лиса красное яблоко в плоском мягком глянцевом стиле"
 
 
 def bundled(folder: Path, words: str) -> Pipeline:
@@ -43,7 +43,7 @@ def test_examples_styles_and_things_are_in_a_language_that_the_model_knows(
     (tmp_path / "known.ru.txt").write_text("панда\nлиса\n", encoding="utf-8")
     assert known_things(model, "ru") == ["панда", "лиса"]
     assert styled("fox", "style_flat", model) == "fox, flat style"
-    assert styled("лиса", "style_flat", model) == ("лиса, плоский стиль" if language == "ru" else "лиса, flat style")
+    assert styled("лиса", "style_flat", model) == ("лиса, в плоском стиле" if language == "ru" else "лиса, flat style")
     assert styled("fox, flat style", "style_flat", model) == "fox, flat style"
     assert styled(" ", "style_flat", model) == ""
 

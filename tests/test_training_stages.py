@@ -147,9 +147,9 @@ def test_64_latents_are_learnt_by_heart(tmp_path: Path) -> None:
     stage = diffusion(pipeline, objective=noisy, condition_dropout=0.0, text_rate=1.0)
     latents = torch.randn(64, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     stage.shown = Shown(latents.half(), np.arange(64), Numbered(64))
-    train(stage, loop(steps=600, batch_size=64, learning_rate=5e-3, ema_decay=0.97), tmp_path)
+    train(stage, loop(steps=900, batch_size=64, learning_rate=5e-3, ema_decay=0.97), tmp_path)
     losses = [float(row["loss"]) for row in csv.DictReader((tmp_path / "metrics.csv").open()) if row["loss"]]
-    assert losses[-1] < 0.05 * losses[0]
+    assert np.mean(losses[-3:]) < 0.05 * losses[0]  # a single batch has luck, good or bad
 
 
 def test_figures_of_held_out_pictures_and_the_sheet() -> None:

@@ -77,12 +77,14 @@ async def _draw(talk: Talk, message: Message, words: str, command: str | None) -
     elif talk.is_private:  # a voice message, a place, somebody else's sticker
         await talk.say("not for me")
     else:
-        await talk.say("say what", command=talk.in_this_chat("gen"), example=settings.example(talk.desk.pipeline))
+        await talk.say(
+            "say what", command=talk.in_this_chat("gen"), example=settings.example(talk.language, talk.desk.pipeline)
+        )
 
 
 async def _start(talk: Talk, _rest: str) -> None:
     pipeline = talk.desk.pipeline
-    example = settings.example(pipeline)
+    example = settings.example(talk.language, pipeline)
     example = example if talk.is_private else f"/{talk.in_this_chat('gen')} {example}"
     hello = talk.text("hello", model=pipeline.name, example=example)
     await talk.reply(hello + (talk.text("english only") if settings.is_foreign(talk.language, pipeline) else ""))
@@ -92,7 +94,7 @@ async def _start(talk: Talk, _rest: str) -> None:
 async def _help(talk: Talk, _rest: str) -> None:
     pipeline = talk.desk.pipeline
     names = {"gen": talk.in_this_chat("gen"), "username": talk.desk.bot.username}
-    words = talk.text("help", example=settings.example(pipeline), **names)
+    words = talk.text("help", example=settings.example(talk.language, pipeline), **names)
     await talk.reply(words + (talk.text("english only") if settings.is_foreign(talk.language, pipeline) else ""))
 
 

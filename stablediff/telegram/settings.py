@@ -24,8 +24,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
-def example(pipeline: Pipeline) -> str:
-    return "fox, flat style" if pipeline.name in BUNDLED else "a red fox in the snow"
+def example(language: str, pipeline: Pipeline) -> str:
+    """A prompt of words that the model knows."""
+    if pipeline.name not in BUNDLED:
+        return "a red fox in the snow"
+    return "fox, flat style" if language == "en" or is_foreign(language, pipeline) else "лиса, в мягком стиле"
 
 
 _LETTERS = {"ru": re.compile("[а-яё]")}

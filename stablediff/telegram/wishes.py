@@ -29,7 +29,7 @@ async def wish(talk: Talk, words: str, picture: Message | None = None, kind: str
         typed = command.parse(words)
         if not typed["prompt"] and picture is None:
             name = talk.in_this_chat("sticker" if kind == "sticker" else "gen")
-            await talk.say("say what", command=name, example=settings.example(talk.desk.pipeline))
+            await talk.say("say what", command=name, example=settings.example(talk.language, talk.desk.pipeline))
             return
         if picture is None and "strength" in typed:
             raise RequestError("--strength is for pictures that start from another: send or answer one with it")

@@ -14,9 +14,9 @@ _EXAMPLES = {
 _BIG_EXAMPLES = ("a lighthouse at dusk", "an astronaut riding a horse", "a bowl of ramen, steam rising")
 # Names of styles (keys of texts.py), and what each adds to a prompt of either alphabet.
 _STYLES = {
-    "style_flat": (", flat style", ", плоский стиль"),
-    "style_soft": (", soft style", ", мягкий стиль"),
-    "style_glossy": (", glossy style", ", глянцевый стиль"),
+    "style_flat": (", flat style", ", в плоском стиле"),
+    "style_soft": (", soft style", ", в мягком стиле"),
+    "style_glossy": (", glossy style", ", в глянцевом стиле"),
 }
 _BIG_STYLES = {
     "style_photo": ", photograph, natural light, sharp focus",
