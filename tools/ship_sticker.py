@@ -8,10 +8,10 @@ pictures it learnt from) and SHA256SUMS. The model card, README.md, is written b
 
 import argparse
 import hashlib
-import json
 import shutil
 from pathlib import Path
-from typing import Any
+
+from stablediff.training.data.icons import Icons
 
 BUNDLED = Path(__file__).parent.parent / "stablediff" / "assets" / "sticker"
 THINGS = Path(__file__).parent.parent / "configs" / "sticker" / "things.txt"
@@ -30,7 +30,7 @@ def main() -> None:
     shutil.copytree(arguments.model, BUNDLED)
     (BUNDLED / "README.md").write_bytes(card)
     shutil.copyfile(THINGS, BUNDLED / "known.txt")
-    russian = {icon["thing"]: icon["names"]["ru"][0] for icon in read_icons(arguments.data) if icon["names"].get("ru")}
+    russian = {icon.thing: icon.names["ru"][0] for icon in Icons(arguments.data).records if icon.names.get("ru")}
     things = THINGS.read_text(encoding="utf-8").splitlines()
     (BUNDLED / "known.ru.txt").write_text("".join(f"{russian.get(t, t)}\n" for t in things), encoding="utf-8")
     shutil.copyfile(arguments.data / "LICENCES.md", BUNDLED / "LICENCES.md")
@@ -38,11 +38,6 @@ def main() -> None:
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(BUNDLED).as_posix()}\n" for p in files]
     (BUNDLED / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
     print(f"{sum(p.stat().st_size for p in files) / 1e6:.1f} MB in {BUNDLED}: now bring its README.md up to date")
-
-
-def read_icons(data: Path) -> list[dict[str, Any]]:
-    with (data / "icons.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 if __name__ == "__main__":
