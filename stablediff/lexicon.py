@@ -9,6 +9,7 @@ from pathlib import Path
 from stablediff.errors import CheckpointError
 
 FILE = "words.txt"
+CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+")
 _MOST = 4  # unknown words to name
 _SHORTEST = 4  # letters of a word that may be a misspelt one

@@ -4,12 +4,11 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from telegram_people import ROOT, BotProcess, Person, button, group, new_person, running_bot
+from telegram_people import ROOT, BotProcess, Person, button, new_person, running_bot
 from telegram_server import TOKEN, TelegramServer
 from toy import draw
 
@@ -120,113 +119,6 @@ def test_a_sticker_arrives_once_or_the_user_is_asked(ann: Person, telegram: Tele
     ann.press(asked, "Send again")
     ann.wait_for_text("Your sticker")
     assert stickers() == 1 + (kind == "drop")
-
-
-@pytest.mark.parametrize("kind", [429, 500, "drop", "hang up"])
-@pytest.mark.parametrize("method", ["createNewStickerSet", "addStickerToSet"])
-def test_a_pack_gets_every_sticker_once(ann: Person, telegram: TelegramServer, method: str, kind: str | int) -> None:
-    ann.say("a red fox")
-    picture = ann.wait_for_pictures(1)[0]
-    telegram.fail(method, kind)
-    sent = 0
-    for count in (1, 2):
-        ann.press(picture, "Add to my sticker pack")
-        told = ann.wait_for_text("It is in your pack", after=sent)
-        name, sent = told["text"].rpartition("/")[2], told["message_id"]
-        assert len(telegram.sets[name]["stickers"]) == count
-
-
-@pytest.mark.parametrize("kind", [429, "drop"])
-def test_what_its_owner_adds_to_a_pack_meanwhile_is_not_taken_for_ours(
-    ann: Person, telegram: TelegramServer, kind: str | int
-) -> None:
-    ann.say("a red fox")
-    picture = ann.wait_for_pictures(1)[0]
-    ann.press(picture, "Add to my sticker pack")
-    told = ann.wait_for_text("It is in your pack")
-    stickers = telegram.sets[told["text"].rpartition("/")[2]]["stickers"]
-    telegram.fail("addStickerToSet", kind)
-    if kind == 429:
-        telegram.fail("addStickerToSet", kind)
-    ann.press(picture, "Add to my sticker pack")
-    telegram.wait(lambda: kind == "drop" or telegram.faults[-1].times == 0)
-    if kind == 429:
-        stickers.append(dict(stickers[0]))  # in Telegram's own editor
-    ann.wait_for_text("It is in your pack", after=told["message_id"])
-    assert len(stickers) == (3 if kind == 429 else 2)
-
-
-HASTY = "from stablediff.telegram import packs; packs.PATIENCE = 1.0"
-
-
-@pytest.mark.parametrize("method", ["createNewStickerSet", "addStickerToSet"])
-@pytest.mark.parametrize("kind", ["drop", 500])
-def test_two_stickers_whose_answers_are_lost_are_both_there(
-    toy_folder: Path, tmp_path: Path, method: str, kind: str | int
-) -> None:
-    with running_bot(toy_folder, tmp_path, prelude=HASTY) as bot:
-        telegram, ann = bot.server, new_person(bot.server)
-        chat = group(telegram, -100_889)
-        ann.say("a red fox")
-        picture = ann.wait_for_pictures(1)[0]
-        ann.say("/gen@draws_bot a blue fox", chat)
-        other = ann.wait_for_pictures(1, chat)[0]
-        sent, count = 0, 2
-        if method == "addStickerToSet":
-            ann.press(picture, "Add to my sticker pack")
-            sent, count = ann.wait_for_text("It is in your pack")["message_id"], 3
-        telegram.fail(method, kind)
-        telegram.fail("getStickerSet", 500, times=10**6)
-        ann.press(picture, "Add to my sticker pack")
-        ann.press(other, "Add to my sticker pack")
-        time.sleep(5)
-        telegram.faults.clear()
-        name = ann.wait_for_text("It is in your pack", after=sent)["text"].rpartition("/")[2]
-        ann.wait_for_text("It is in your pack", chat=chat)
-        assert len(telegram.sets[name]["stickers"]) == count
-
-
-def test_a_sticker_that_is_in_is_not_added_again_where_its_telling_waits(ann: Person, telegram: TelegramServer) -> None:
-    chat = group(telegram, -100_890)
-    ann.say("/gen@draws_bot a blue fox", chat)
-    picture = ann.wait_for_pictures(1, chat)[0]
-    before = set(telegram.sets)
-    telegram.fail("sendMessage", 429, seconds=32)
-    ann.press(picture, "Add to my sticker pack")
-    telegram.wait(lambda: len(telegram.sets) > len(before))
-    ann.say("/pack Other")
-    ann.wait_for_text("It is in your pack", chat=chat)
-    assert sum(len(telegram.sets[name]["stickers"]) for name in set(telegram.sets) - before) == 1
-
-
-def test_a_pack_that_is_taken_gone_or_full_is_followed_by_another(ann: Person, telegram: TelegramServer) -> None:
-    ann.say("a red fox")
-    picture = ann.wait_for_pictures(1)[0]
-    sent, names = 0, []
-    create = telegram.do_createNewStickerSet
-    telegram.do_createNewStickerSet = _occupied_once(telegram, create)  # type: ignore[method-assign]
-    for trouble in ("taken", "gone", "full"):
-        if trouble == "gone":
-            del telegram.sets[names[-1]]
-        if trouble == "full":
-            telegram.largest_set = 1
-        ann.press(picture, "Add to my sticker pack")
-        told = ann.wait_for_text("It is in your pack", after=sent)
-        sent = told["message_id"]
-        names.append(told["text"].rpartition("/")[2])
-    telegram.largest_set = 120
-    assert len(set(names)) == 3
-    assert [len(telegram.sets[name]["stickers"]) for name in names[1:]] == [1, 1]
-
-
-def _occupied_once(telegram: TelegramServer, create: Callable[..., bool]) -> Callable[..., bool]:
-    def work(user_id: int, name: str, title: str, stickers: list) -> bool:
-        if not telegram.sets.get("somebody's"):
-            telegram.sets["somebody's"] = {"stickers": []}
-            telegram.sets[name] = {"stickers": [], "owner": 0}
-        return create(user_id, name, title, stickers)
-
-    return work
 
 
 def test_telegram_is_gone_while_a_picture_is_drawn(ann: Person, telegram: TelegramServer, bot: BotProcess) -> None:

@@ -37,7 +37,7 @@ async def add(desk: Desk, job: Job, data: bytes) -> str:
     sticker = InputSticker(data, [emoji(job.request["prompt"])], "static")
     async with _one_at_a_time.setdefault(job.user_id, asyncio.Lock()):  # from whatever chats they come
         earlier = [other for other in desk.store.jobs_in("drawn", user=job.user_id) if other.id < job.id]
-        if any(other.kind == "pack" and _noted(desk, other)[1] not in ("", _IN) for other in earlier):
+        if any(other.kind == "pack" and _attempt(other)[1] not in ("", _IN) for other in earlier):
             raise OutOfTurnError
         return await _add(desk, job, sticker)
 
@@ -77,16 +77,21 @@ async def _add(desk: Desk, job: Job, sticker: InputSticker) -> str:
     raise BadRequest("no pack takes it")
 
 
+def _attempt(job: Job) -> tuple[str, str]:
+    """The pack of an attempt whose end nobody saw, and how many stickers it had before. Two empty words if none was."""
+    name, _, before = (job.note or "").partition(":")
+    return name, before
+
+
 def _noted(desk: Desk, job: Job) -> tuple[str, str]:
-    """The pack of an attempt whose end nobody saw, and how many stickers it had before. Two empty words if none was.
+    """The attempt as it is noted now.
 
     Raises ErasedError if nobody wants it any more: whoever has erased everything must not get a new pack noted.
     """
     now = desk.store.job(job.id)
     if now is None:
         raise ErasedError
-    name, _, before = (now.note or "").partition(":")
-    return name, before
+    return _attempt(now)
 
 
 def start(desk: Desk, user: int, title: str) -> None:

@@ -1,12 +1,12 @@
 """What a user wants by default, chosen with buttons."""
 
-import re
 from typing import Any
 
 from telegram import Message
 
 from stablediff.checkpoints.locate import BUNDLED
 from stablediff.diffusion.samplers import SAMPLERS
+from stablediff.lexicon import CYRILLIC
 from stablediff.pipeline import Pipeline
 from stablediff.request import parse_size
 from stablediff.telegram import keyboards
@@ -31,7 +31,7 @@ def example(language: str, pipeline: Pipeline) -> str:
     return "fox, flat style" if language == "en" or is_foreign(language, pipeline) else "лиса, в мягком стиле"
 
 
-_LETTERS = {"ru": re.compile("[а-яё]")}
+_LETTERS = {"ru": CYRILLIC}
 
 
 def is_foreign(language: str, pipeline: Pipeline) -> bool:

@@ -1,8 +1,7 @@
 """What a model offers its visitors: examples, styles, and the things that it knows, in their language."""
 
-import re
-
 from stablediff.checkpoints.locate import BUNDLED
+from stablediff.lexicon import CYRILLIC
 from stablediff.pipeline import Pipeline
 from stablediff.web.texts import FIRST, text
 
@@ -25,7 +24,6 @@ _BIG_STYLES = {
     "style_ink": ", ink drawing, fine lines, white background",
     "style_render": ", 3d render, soft studio light",
 }
-_CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
 
 
 def examples_of(pipeline: Pipeline, language: str) -> tuple[str, ...]:
@@ -54,7 +52,7 @@ def _added(prompt: str, style: str, pipeline: Pipeline) -> str:
         return _BIG_STYLES.get(style, "")
     latin, cyrillic = _STYLES.get(style, ("", ""))
     knows = pipeline.lexicon is None or not pipeline.lexicon.strangers(cyrillic)
-    return cyrillic if knows and _CYRILLIC.search(prompt) else latin
+    return cyrillic if knows and CYRILLIC.search(prompt) else latin
 
 
 def known_things(pipeline: Pipeline, language: str) -> list[str]:
