@@ -32,6 +32,13 @@ def test_numbers_out_of_bounds_are_told_by_us(raw: Raw) -> None:
     assert "guidance_scale is 'nan'" in raw.refusal("watch", prompt="cat", guidance="nan")
 
 
+def test_no_component_is_told_how_far_its_event_is(raw: Raw) -> None:
+    """Gradio would tell all of them again at every later event, and read the editor's pixels each time."""
+    ours = [one for one in raw.events if one["backend_fn"] and one["api_name"] != "generate"]
+    assert len(ours) > 30
+    assert [one["targets"] for one in ours if one["show_progress_on"] != []] == []
+
+
 def test_pictures_are_measured_before_they_are_decoded(raw: Raw) -> None:
     good = raw.upload_image(Image.new("RGB", (64, 64), "red"))
     bomb = raw.upload_image(Image.new("1", (20_000, 20_000)))  # some kilobytes

@@ -10,9 +10,10 @@ import gradio as gr
 from stablediff.web import progress
 from stablediff.web.database import SAVE
 from stablediff.web.desk import Job
+from stablediff.web.events import QUIET, WATCHING
 from stablediff.web.scripts import WITH_LANGUAGE, Allowed, recall, remember, remember_job
 from stablediff.web.shelf import Stage
-from stablediff.web.studio import QUIET, WATCHING, Studio
+from stablediff.web.studio import Studio
 
 Follow = Callable[[Job, str], AsyncIterator[dict[Any, Any]]]
 

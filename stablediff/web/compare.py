@@ -15,12 +15,13 @@ from stablediff.web import progress, wish
 from stablediff.web.company import settle, take_up
 from stablediff.web.create import Create
 from stablediff.web.desk import Job, Work
+from stablediff.web.events import QUIET, WATCHING
 from stablediff.web.grid import AXES, NOTHING, Axis, cells, read_axis, sheet
 from stablediff.web.models import resolve
 from stablediff.web.progress import duration
 from stablediff.web.runner import make_runner
 from stablediff.web.shelf import TICK, files
-from stablediff.web.studio import QUIET, WATCHING, Studio
+from stablediff.web.studio import Studio
 from stablediff.web.texts import text
 from stablediff.web.trouble import wrong
 from stablediff.web.voice import Words

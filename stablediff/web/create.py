@@ -15,13 +15,14 @@ from stablediff.sticker import to_sticker, webp_bytes
 from stablediff.web import wish
 from stablediff.web.chips import read_prompt
 from stablediff.web.company import accompany
+from stablediff.web.events import QUIET, WATCHING
 from stablediff.web.models import resolve
 from stablediff.web.offers import MOST_EXAMPLES, examples_of, known_things, style_choices, styled
 from stablediff.web.progress import say
 from stablediff.web.restore import make_restorer, read_file, upscaled, variations
 from stablediff.web.settings import Settings, connect_settings, make_settings
 from stablediff.web.shelf import Drawn, Stage, files, make_stage, seed_of, written
-from stablediff.web.studio import QUIET, WATCHING, Studio
+from stablediff.web.studio import Studio
 from stablediff.web.texts import FIRST, text
 from stablediff.web.trouble import wrong
 from stablediff.web.voice import Words

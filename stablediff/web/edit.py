@@ -13,9 +13,10 @@ from stablediff.web import wish
 from stablediff.web.company import accompany
 from stablediff.web.create import Create
 from stablediff.web.desk import Job
+from stablediff.web.events import QUIET, WATCHING
 from stablediff.web.runner import make_runner
 from stablediff.web.shelf import Drawn, Stage, make_stage
-from stablediff.web.studio import QUIET, WATCHING, Studio
+from stablediff.web.studio import Studio
 from stablediff.web.trouble import wrong
 
 TAKEN = ("steps", "guidance", "sampler", "spacing", "seed", "count")  # from the first tab's controls

@@ -9,8 +9,9 @@ import gradio as gr
 from stablediff.web.archive import KEPT, Archive
 from stablediff.web.create import Create
 from stablediff.web.database import ADOPT, KNOWN
+from stablediff.web.events import QUIET
 from stablediff.web.shelf import files
-from stablediff.web.studio import QUIET, Studio, owner_of
+from stablediff.web.studio import Studio, owner_of
 from stablediff.web.texts import text
 
 _SHOW = r"""

@@ -14,11 +14,12 @@ from stablediff.web import wish
 from stablediff.web.company import accompany
 from stablediff.web.create import Create
 from stablediff.web.desk import Job
+from stablediff.web.events import QUIET, WATCHING
 from stablediff.web.models import resolve
 from stablediff.web.player import make_player
 from stablediff.web.runner import make_runner
 from stablediff.web.shelf import Drawn, files, make_stage
-from stablediff.web.studio import QUIET, WATCHING, Studio
+from stablediff.web.studio import Studio
 from stablediff.web.told import Film, code, explain, strip
 
 _SIDE = 320  # pixels of a frame

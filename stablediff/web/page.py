@@ -15,12 +15,13 @@ from stablediff.web.create import make_create
 from stablediff.web.database import DATABASE
 from stablediff.web.desk import Desk, Job, Work
 from stablediff.web.edit import connect_edit_it, make_edit
+from stablediff.web.events import QUIET
 from stablediff.web.history import make_history
 from stablediff.web.inside import make_inside
 from stablediff.web.models import Models
 from stablediff.web.scripts import KEYS, REMEMBER_LANGUAGE, TOGGLE_DARK, open_page
 from stablediff.web.shelf import drawn
-from stablediff.web.studio import QUIET, Studio
+from stablediff.web.studio import Studio
 from stablediff.web.switch import connect_switch
 from stablediff.web.texts import LANGUAGES
 from stablediff.web.theme import CSS, FRAME, make_theme

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from stablediff.web.studio import QUIET
+from stablediff.web.events import QUIET
 from stablediff.web.voice import Voice
 
 _SECONDS = 0.5  # from step to step

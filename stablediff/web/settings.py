@@ -16,9 +16,9 @@ from stablediff.pace.presets import Preset, preset
 from stablediff.pipeline import Pipeline
 from stablediff.request import MAX_GUIDANCE, Limits, Request
 from stablediff.web import wish
+from stablediff.web.events import QUIET
 from stablediff.web.models import Models, resolve
 from stablediff.web.progress import duration
-from stablediff.web.studio import QUIET
 from stablediff.web.texts import decimal, text
 from stablediff.web.trouble import beside
 from stablediff.web.voice import Voice
@@ -99,9 +99,7 @@ def make_settings(voice: Voice, pipeline: Pipeline, limits: Limits) -> Settings:
         lambda: str(secrets.randbelow(2**32)),
         None,
         seed,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
+        **QUIET,
     )
     named = {"steps": steps, "guidance": guidance, "sampler": sampler, "spacing": spacing, "size": size, "seed": seed}
     slots = {

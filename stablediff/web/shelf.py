@@ -16,6 +16,7 @@ from stablediff.generate import Result
 from stablediff.images import over_white, png_bytes
 from stablediff.web import progress
 from stablediff.web.desk import Desk, Job
+from stablediff.web.events import QUIET
 from stablediff.web.voice import Voice
 
 PREVIEW_SIDE = 384  # pixels of the longer side
@@ -172,9 +173,7 @@ def make_stage(voice: Voice, prefix: str, run: gr.Button, stop: gr.Button, statu
         _choose,
         stage.shelf,
         [stage.chosen, download, recipe],
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
+        **QUIET,
     )
     return stage
 

@@ -14,13 +14,11 @@ from stablediff.request import Limits, Request
 from stablediff.web.archive import Archive
 from stablediff.web.database import COOKIE
 from stablediff.web.desk import Desk, Job, Work
+from stablediff.web.events import QUIET
 from stablediff.web.models import Models
 from stablediff.web.shelf import Stage
 from stablediff.web.trouble import beside
 from stablediff.web.voice import Voice
-
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-WATCHING: dict[str, Any] = {"concurrency_limit": 256, "show_progress": "hidden", "api_visibility": "private"}
 
 
 def owner_of(visitor: gr.Request) -> str:

@@ -10,8 +10,9 @@ from stablediff.errors import RequestError
 from stablediff.web import progress
 from stablediff.web.create import Create
 from stablediff.web.desk import Work
+from stablediff.web.events import QUIET, WATCHING
 from stablediff.web.scripts import WITH_LANGUAGE
-from stablediff.web.studio import QUIET, WATCHING, Studio
+from stablediff.web.studio import Studio
 from stablediff.web.texts import text
 from stablediff.web.trouble import wrong
 
