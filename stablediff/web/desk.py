@@ -22,6 +22,7 @@ from stablediff.web.models import Models
 _ALONE = 60.0  # seconds that a job goes on while nobody watches
 _KEPT = 24  # finished jobs, for pages that come back
 _GLANCE = 0.05  # seconds between two looks at a job
+_REPORT = 0.2  # seconds between two that are told: a reader sees no more, and a phone draws each of them
 _BREATH = 5.0  # seconds after which a job is shown again though nothing has changed
 
 _log = logging.getLogger(__name__)
@@ -149,7 +150,8 @@ class Desk:
         while True:
             done, version = job.state == "done", job.version
             now, clock = self.place(job), time.monotonic()
-            if (version, now) != (seen, place) or clock - shown > _BREATH:
+            due = _REPORT if (version, now) != (seen, place) else _BREATH
+            if done or clock - shown > due:
                 seen, place, shown = version, now, clock
                 yield job
                 job.watched = time.monotonic()

@@ -9,7 +9,7 @@ from PIL import Image, ImageChops, ImageOps
 from stablediff.errors import RequestError
 from stablediff.images import fit_image, open_image, over_white
 from stablediff.request import Request
-from stablediff.web import wish
+from stablediff.web import lenient, wish
 from stablediff.web.company import accompany
 from stablediff.web.create import Create
 from stablediff.web.desk import Job
@@ -104,6 +104,7 @@ def make_edit(studio: Studio, create: Create) -> Canvas:
                 gr.ImageSlider, {"label": "before_after"}, format="png", interactive=False, elem_id="before-after"
             )
             stage = make_stage(voice, "edit", runner.run, runner.stop, runner.status, height=300)
+    painted = lenient.Painted(visible="hidden", elem_id="painted")
     before = gr.State(None)  # the picture that was changed, at the size of what it became
     taken = {name: create.settings.named[name] for name in TAKEN}
     slots = {"picture": wrong_picture, "prompt": wrong_prompt, "strength": wrong_strength}
@@ -140,10 +141,12 @@ def make_edit(studio: Studio, create: Create) -> Canvas:
         job = studio.desk.find(key)
         return gr.skip() if job is None else painted_value(job)
 
-    editing = gr.on(
-        [runner.run.click, prompt.submit],
+    pressed = gr.on(
+        [runner.run.click, prompt.submit], None, editor, painted, js="value => value", api_visibility="private"
+    )
+    editing = pressed.then(
         draw,
-        [studio.language, editor, prompt, negative, strength, *taken.values()],
+        [studio.language, painted, prompt, negative, strength, *taken.values()],
         [*stage.outputs, *slots.values()],
         **WATCHING,
     )

@@ -21,26 +21,27 @@ from stablediff.files import write_whole
 _MOST_BYTES = 10_000_000  # of one picture
 _MOST_LAYERS = 8
 _ALL_BYTES = 200_000_000  # of all pictures whose visitors have not yet pressed a button
+_blobs: dict[str, Any] = {}  # what browsers have sent of their editors, until its button is heard
 
 
-def _kind_of(component: type, **methods: Callable[..., Any]) -> Any:
-    """A component with other methods, which the browser draws as before.
+def _kind_of(component: type, **members: Any) -> Any:
+    """A component with other members, which the browser draws as before.
 
     A class, because Gradio makes a component anew when one of its words changes; and without a class statement, for
     which Gradio would write a file of types beside this one.
     """
-    return ABCMeta.__new__(type(component), component.__name__, (component,), {"is_template": True, **methods})
+    return ABCMeta.__new__(type(component), component.__name__, (component,), {"is_template": True, **members})
 
 
 def _as_sent(self: Any, payload: Any) -> Any:  # noqa: ARG001 (a method)
     return payload
 
 
-def _files(self: Any, payload: EditorData | None) -> Any:
+def _files(self: Any, payload: EditorData | None) -> Any:  # noqa: ARG001 (a method)
     """{"background": file, "layers": [file, …]}: pictures as they were sent, or None for no picture."""
     if payload is None:
         return None
-    sent: Any = payload if payload.id is None else self.blob_storage.pop(payload.id, None)
+    sent: Any = payload if payload.id is None else _blobs.pop(payload.id, None)
     if sent is None:
         return None
     layers = [layer for layer in sent.layers or [] if layer][:_MOST_LAYERS]
@@ -54,8 +55,8 @@ def _accept_blobs(self: Any, data: AcceptBlobs) -> None:
     if len(blob) > _MOST_BYTES or (index.isdigit() and int(index) >= _MOST_LAYERS):
         raise HTTPException(413, f"a picture has at most {_MOST_BYTES // 10**6} MB and {_MOST_LAYERS} layers")
     gr.ImageEditor.accept_blobs(self, data)
-    while sum(map(_size, self.blob_storage.values())) > _ALL_BYTES:
-        del self.blob_storage[next(iter(self.blob_storage))]
+    while sum(map(_size, _blobs.values())) > _ALL_BYTES:
+        del _blobs[next(iter(_blobs))]
 
 
 def _showing(component: Any) -> Callable[..., Any]:
@@ -103,8 +104,14 @@ Number = _kind_of(gr.Number, preprocess=_as_sent)
 Dropdown = _kind_of(gr.Dropdown, preprocess=_as_sent)
 Radio = _kind_of(gr.Radio, preprocess=_as_sent)
 ImageEditor = _kind_of(
-    gr.ImageEditor, preprocess=_files, accept_blobs=_accept_blobs, postprocess=_showing(gr.ImageEditor)
+    gr.ImageEditor,
+    blob_storage=property(lambda _: _blobs, lambda _, fresh: None),  # noqa: ARG005 (a setter)
+    accept_blobs=_accept_blobs,
+    postprocess=_showing(gr.ImageEditor),
 )
+# What an editor held when a button was pressed. The editor itself is no event's input: Gradio asks every component that
+# was one how it stands, at each step of all later events, and an editor answers by sending all its pixels.
+Painted = _kind_of(gr.JSON, data_model=EditorData, preprocess=_files)
 Shown = _kind_of(gr.Image, postprocess=_showing(gr.Image))
 Gallery = _kind_of(gr.Gallery, postprocess=_showing(gr.Gallery))
 ImageSlider = _kind_of(gr.ImageSlider, postprocess=_showing(gr.ImageSlider))
