@@ -4,6 +4,9 @@ import signal
 import sys
 from contextlib import closing
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the bot listens: whoever leaves before needs no traceback
+
 from stablediff.errors import StableDiffError
 from stablediff.telegram.logs import start_log
 from stablediff.telegram.options import read_options, without_tokens
@@ -19,12 +22,13 @@ def main() -> int:
 
         from stablediff.pipeline import load
         from stablediff.telegram.bot import run
+        from stablediff.telegram.desk import log
         from stablediff.telegram.store import Store
 
         try:
             with closing(Store(options.data)) as store:
                 pipeline = load(options.model, device=options.device, dtype=options.dtype)
-                print(pipeline.describe(), flush=True)
+                log.info("%s", pipeline.describe())
                 run(options, pipeline, store)
         except InvalidToken:  # whose text has the token in it
             print("stablediff: Telegram does not know this token: ask https://t.me/BotFather", file=sys.stderr)
@@ -36,5 +40,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the bot listens: whoever leaves before needs no traceback
     sys.exit(main())

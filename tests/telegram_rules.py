@@ -12,7 +12,7 @@ from PIL import Image
 
 Json = dict[str, Any]
 BOT = {"id": 42, "is_bot": True, "first_name": "Draws", "username": "draws_bot"}
-_SET_NAME = re.compile(r"[a-z](?:_?[a-z0-9])*_by_draws_bot", re.IGNORECASE)
+_SET_NAME = re.compile(r"[a-z](?:_?[a-z0-9])*_by_([a-z0-9]+_bot)", re.IGNORECASE)
 
 
 class Refused(Exception):  # noqa: N818
@@ -280,7 +280,8 @@ class Rules:
 
     def do_createNewStickerSet(self, user_id: int, name: str, title: str, stickers: list[Json]) -> bool:  # noqa: N802
         check(user_id in self.people, "USER_ID_INVALID")
-        check(len(name) <= 64 and _SET_NAME.fullmatch(name), "invalid sticker set name is specified")
+        named = _SET_NAME.fullmatch(name)
+        check(len(name) <= 64 and named and named[1] == BOT["username"], "invalid sticker set name is specified")
         check(1 <= units(title) <= 64, "STICKERSET_TITLE_INVALID")
         check(1 <= len(stickers) <= 50, "STICKERS_EMPTY")
         made = [self._input_sticker(sticker) for sticker in stickers]

@@ -188,6 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """A file that somebody sent."""
         file_id = unquote(self.path).removeprefix(f"/file/bot{TOKEN}/files/")
+        if fault := self.server_state.fault("file"):
+            time.sleep(fault.seconds)
         data = self.server_state.files.get(file_id)
         self._reply(200 if data is not None else 404, data or b"")
 

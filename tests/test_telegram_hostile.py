@@ -294,3 +294,15 @@ def test_mistyped_commands_are_not_drawn(ann: Person) -> None:
         sent = ann.say(words)["message_id"]
         ann.wait_for_text("do not know this command", after=sent)
     assert ann.pictures() == []
+
+
+def test_a_picture_that_does_not_come_is_asked_for_again(toy_folder: Path, tmp_path: Path) -> None:
+    hasty = "from stablediff.telegram import photos; photos._PATIENCE = 1.0"
+    with running_bot(toy_folder, tmp_path, prelude=hasty) as bot:
+        ann, data = new_person(bot.server), io.BytesIO()
+        Image.new("RGB", (64, 64), "red").save(data, "PNG")
+        bot.server.fail("file", "slow", seconds=3)
+        ann.send_photo(data.getvalue(), (64, 64), "a fox --seed 1")
+        ann.wait_for_text("does not hand over your picture")
+        ann.send_photo(data.getvalue(), (64, 64), "a fox --seed 1")
+        ann.wait_for_pictures(1)

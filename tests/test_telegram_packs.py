@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import telegram_rules
 from telegram_people import BotProcess, Person, group, new_person, running_bot
+from telegram_rules import check
 from telegram_server import TelegramServer
 
-# How long one waits in a lane is short here.
-HASTY = "from stablediff.telegram import packs; packs.PATIENCE = 1.0"
+# One chat at a time is served, and a pack that waits for a second says so.
+NARROW = "from stablediff.telegram import courier, delivery; courier.AT_ONCE = 1; delivery.PATIENCE = 1.0"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_what_its_owner_adds_to_a_pack_meanwhile_is_not_taken_for_ours(
 def test_two_stickers_whose_answers_are_lost_are_both_there(
     toy_folder: Path, tmp_path: Path, method: str, kind: str | int
 ) -> None:
-    with running_bot(toy_folder, tmp_path, prelude=HASTY) as bot:
+    with running_bot(toy_folder, tmp_path) as bot:
         telegram, ann = bot.server, new_person(bot.server)
         chat = group(telegram, -100_889)
         ann.say("a red fox")
@@ -120,3 +122,66 @@ def _occupied_once(telegram: TelegramServer, create: Callable[..., bool]) -> Cal
         return create(user_id, name, title, stickers)
 
     return work
+
+
+@pytest.mark.parametrize("kind", [429, 500])
+def test_pictures_come_while_a_pack_waits(toy_folder: Path, tmp_path: Path, kind: int) -> None:
+    with running_bot(toy_folder, tmp_path, prelude=NARROW, faulty=True) as bot:
+        telegram, ann, bob = bot.server, new_person(bot.server), new_person(bot.server)
+        ann.say("a red fox")
+        picture = ann.wait_for_pictures(1)[0]
+        telegram.fail("createNewStickerSet", kind, times=1 if kind == 429 else 10**6, seconds=40)
+        ann.press(picture, "Add to my sticker pack")
+        told = ann.wait_for_text("does not take it into your pack yet")
+        ann.say("a blue fox")
+        bob.say("a green fox")
+        ann.wait_for_pictures(2)
+        bob.wait_for_pictures(1)
+        if kind == 429:
+            return  # it would take as long as Telegram says
+        telegram.faults.clear()
+        telegram.wait(lambda: "It is in your pack" in told["text"])
+        assert [len(one["stickers"]) for one in telegram.sets.values()] == [1]
+
+
+def test_a_set_that_was_made_after_all_is_ours(ann: Person, telegram: TelegramServer) -> None:
+    ann.say("a red fox")
+    picture = ann.wait_for_pictures(1)[0]
+    sets, get = set(telegram.sets), telegram.do_getStickerSet
+    before = _creations(telegram)
+
+    def not_yet(name: str) -> dict:
+        check(_creations(telegram) > before + 1, "STICKERSET_INVALID")
+        return get(name)
+
+    telegram.do_getStickerSet = not_yet  # type: ignore[method-assign]
+    telegram.fail("createNewStickerSet", "drop")
+    ann.press(picture, "Add to my sticker pack")
+    name = ann.wait_for_text("It is in your pack")["text"].rpartition("/")[2]
+    telegram.do_getStickerSet = get  # type: ignore[method-assign]
+    assert set(telegram.sets) - sets == {name}
+    assert len(telegram.sets[name]["stickers"]) == 1
+    assert _creations(telegram) == before + 2
+
+
+def _creations(telegram: TelegramServer) -> int:
+    return sum(call[0] == "createNewStickerSet" for call in telegram.calls)
+
+
+def test_a_pack_is_named_anew_if_the_bot_was_renamed_before_it_was_made(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_bot(toy_folder, tmp_path) as bot:
+        ann = new_person(bot.server)
+        ann.say("a red fox")
+        picture = ann.wait_for_pictures(1)[0]
+        ann.say("/pack Foxes")
+        ann.wait_for_text("starts the pack")
+        bot.stop()
+        monkeypatch.setitem(telegram_rules.BOT, "username", "paints_bot")
+        again = BotProcess(bot.server, toy_folder, tmp_path).wait_until_up()
+        ann.press(picture, "Add to my sticker pack")
+        name = ann.wait_for_text("It is in your pack")["text"].rpartition("/")[2]
+        assert name.endswith("_by_paints_bot")
+        assert bot.server.sets[name]["title"] == "Foxes"
+        again.stop()

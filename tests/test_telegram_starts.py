@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -45,6 +46,44 @@ def test_a_token_that_is_revoked_while_it_begins_ends_it(
     bot = BotProcess(server, toy_folder, tmp_path, *updates_by(way))
     assert bot.process.wait(60) == 2
     assert "does not know this token" in bot.said().splitlines()[-1]
+
+
+def test_it_can_be_stopped_while_telegram_wants_to_be_left_alone(toy_folder: Path, tmp_path: Path) -> None:
+    with running_bot(toy_folder, tmp_path, faulty=True) as bot:
+        bot.server.fail("getUpdates", 429, seconds=600)
+        new_person(bot.server).say("a red fox")
+        bot.server.wait(lambda: "left alone for 600 s" in bot.said())
+        began = time.monotonic()
+        assert bot.stop() == 0
+        assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("settings", ["{bad", "[1]"])
+def test_whose_settings_are_damaged_is_served_with_the_usual_ones(
+    toy_folder: Path, tmp_path: Path, settings: str
+) -> None:
+    with running_bot(toy_folder, tmp_path) as bot:
+        ann = new_person(bot.server)
+        ann.say("a red fox --seed 1")
+        ann.wait_for_pictures(1)
+        bot.stop()
+        with closing(sqlite3.connect(bot.data / "bot.sqlite3")) as database:
+            database.execute("UPDATE users SET settings = ?", (settings,))
+            database.commit()
+        again = BotProcess(bot.server, toy_folder, tmp_path).wait_until_up()
+        ann.say("a blue fox --seed 2")
+        ann.wait_for_pictures(2)
+        assert again.stop() == 0
+
+
+def test_a_store_that_is_taken_away_is_told_to_the_operator(toy_folder: Path, tmp_path: Path) -> None:
+    with running_bot(toy_folder, tmp_path) as bot:
+        ann = new_person(bot.server)
+        for part in bot.data.glob("bot.sqlite3*"):
+            part.unlink()
+        ann.say("a red fox --seed 1")
+        ann.wait_for_pictures(1)
+        assert bot.said().count("somebody has taken") == 1
 
 
 def test_rows_that_cannot_be_read_are_passed_over(toy_folder: Path, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Sees to it that finished pictures, and bad news, reach their chats, whatever fails on the way."""
 
 import asyncio
+import itertools
 import secrets
 import sqlite3
+from contextlib import AbstractAsyncContextManager, nullcontext
 from weakref import WeakValueDictionary
 
 from telegram.error import BadRequest, ChatMigrated, Forbidden, NetworkError, RetryAfter
@@ -52,13 +54,16 @@ class Courier:
     async def _deliver(self, job: Job) -> None:
         store = self.desk.store
         try:
-            async with self._chats.setdefault(job.chat_id, asyncio.Lock()):
+            async with self._turn_of(job):
                 if arrived := self.desk.acknowledging.get(job.id):
                     await arrived.wait()
                 if reports := self.desk.reporting.pop(job.id, None):
                     await asyncio.wait([reports])  # so that no late report hides the picture
-                while error := await self._try(job.id):
-                    await pause_after(error)  # out of the lane, which others may have meanwhile
+                for times in itertools.count():
+                    error = await self._try(job.id)
+                    if error is None:
+                        break
+                    await pause_after(error, times)  # out of the lane, which others may have meanwhile
         except ChatMigrated as error:
             store.move_chat(job.chat_id, error.new_chat_id)
             asyncio.get_running_loop().call_soon(self.desk.wake_courier.set)  # when it is no longer busy
@@ -81,6 +86,10 @@ class Courier:
             self._close(job.id, text(job.language, "broken", code=code))
         finally:
             self._busy.pop(job.id, None)
+
+    def _turn_of(self, job: Job) -> AbstractAsyncContextManager[object]:
+        """The chat's. Packs are no part of a chat: pictures need not wait for one."""
+        return nullcontext() if job.kind == "pack" else self._chats.setdefault(job.chat_id, asyncio.Lock())
 
     async def _try(self, job_id: int) -> RetryAfter | NetworkError | None:
         """-> why it takes longer than anybody may wait in a lane."""

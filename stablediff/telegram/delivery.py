@@ -7,6 +7,7 @@ whose answer was lost the user is told, and asked.
 import asyncio
 import itertools
 import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +20,7 @@ from stablediff.telegram import keyboards, packs
 from stablediff.telegram.desk import Desk, log
 from stablediff.telegram.forms import as_document, as_photo, as_sticker, is_photo
 from stablediff.telegram.outgoing import PATIENCE, again, surely_not_done
-from stablediff.telegram.pacing import Lane
+from stablediff.telegram.pacing import Lane, seconds_of
 from stablediff.telegram.record import as_command
 from stablediff.telegram.status import MAX_CAPTION, Status, answering
 from stablediff.telegram.store import Job, Picture
@@ -225,6 +226,11 @@ class Delivery:
         except BadRequest as error:
             await self.status.tell(text(language, "not taken", reason=self.desk.hide(error.message)))
             return
+        except (RetryAfter, NetworkError) as error:
+            is_long = isinstance(error, RetryAfter) and seconds_of(error) > PATIENCE
+            if is_long or time.time() - self.job.created > PATIENCE:
+                await self.status.tell(text(language, "pack waits"))
+            raise
         await self.status.tell(text(language, "pack done", link=link))
 
     async def _say_gone(self) -> None:

@@ -22,7 +22,8 @@ log = logging.getLogger("stablediff.telegram")
 _FAILURES = 2  # in a row: one alone is a hiccup
 _UNKNOWN = 3  # times in a row that Telegram does not know the token any more
 _PAUSES = (1, 3600)  # seconds that anybody may ask us to wait
-_UNAUTHORIZED, _NOT_FOUND, _BAD_REQUEST = 401, 404, 400
+_LONG = 20  # seconds of a pause that is worth a line
+_UNAUTHORIZED, _NOT_FOUND, _BAD_REQUEST, _TOO_MANY = 401, 404, 400, 429
 
 
 class LostAnswerError(Exception):
@@ -82,8 +83,11 @@ class Line(HTTPXRequest):
             await self._before()
         try:
             status, body = await super().do_request(url, method, *args, **kwargs)
+            call = url.rpartition("/")[2]
             if method == "POST":  # else it is a file
-                status, body = self._check(status, body, url.rpartition("/")[2])
+                status, body = self._check(status, body, call)
+                if call == "getUpdates" and status == _TOO_MANY:
+                    status, body = await self._nothing_for(body)
             elif status >= httpx.codes.INTERNAL_SERVER_ERROR:
                 raise _lost(f"status {status}", ServerFailedError())
         except NetworkError as error:
@@ -92,6 +96,15 @@ class Line(HTTPXRequest):
             raise
         self._reach.answered()
         return status, body
+
+    async def _nothing_for(self, body: bytes) -> tuple[int, bytes]:
+        """Waits as long as Telegram says. The library would, too, but deaf to being told to stop."""
+        answer = json.loads(body)
+        seconds = (answer.get("parameters") or {}).get("retry_after", _PAUSES[0])
+        if seconds > _LONG:
+            log.warning("Telegram wants to be left alone for %.0f s: nobody is heard until then", seconds)
+        await asyncio.sleep(seconds)
+        return httpx.codes.OK, b'{"ok": true, "result": []}'
 
     def _check(self, status: int, body: bytes, call: str) -> tuple[int, bytes]:
         """-> status and answer, as the library may see them. Raises NetworkError."""

@@ -53,9 +53,10 @@ async def again(
         await asyncio.sleep(seconds)
 
 
-async def pause_after(error: Exception) -> None:
-    """As long as Telegram says, or a moment."""
-    await asyncio.sleep(seconds_of(error) if isinstance(error, RetryAfter) else 1.0)
+async def pause_after(error: Exception, times: int = 0) -> None:
+    """As long as Telegram says, or a moment, which grows with the `times` that there was another before it."""
+    moment = min(2.0**times, _LONGEST_PAUSE)
+    await asyncio.sleep(seconds_of(error) if isinstance(error, RetryAfter) else moment)
 
 
 async def edit(call: Callable[[], Awaitable[T]], patience: float = math.inf) -> T | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections.abc import Awaitable
 from weakref import WeakValueDictionary
 
 from telegram import InputSticker
@@ -9,8 +10,7 @@ from telegram.error import BadRequest, NetworkError, RetryAfter
 
 from stablediff.telegram.desk import Desk
 from stablediff.telegram.emoji import emoji
-from stablediff.telegram.outgoing import PATIENCE, again, pause_after, surely_not_done
-from stablediff.telegram.pacing import seconds_of
+from stablediff.telegram.outgoing import surely_not_done
 from stablediff.telegram.store import ErasedError, Job, Pack
 from stablediff.telegram.texts import shorten
 
@@ -18,10 +18,11 @@ _NEW, _MADE, _UNKNOWN = 0, 1, 2
 _IN = "in"  # what is noted of a sticker that is there
 _one_at_a_time: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 _MOST_PACKS = 5  # to try for one sticker
+_SLOW = 60.0  # seconds that a call may take: what is done after we have given up would be done twice
 
 
 class OutOfTurnError(Exception):
-    """Of an earlier sticker nobody knows yet whether it is in the pack, and two could not be told apart."""
+    """An earlier sticker is on its way, or nobody knows yet whether it is in: two could not be told apart."""
 
 
 def link(name: str) -> str:
@@ -31,11 +32,14 @@ def link(name: str) -> str:
 async def add(desk: Desk, job: Job, data: bytes) -> str:
     """Puts a sticker into the user's newest pack, or into a new one. -> the pack's link.
 
-    Raises BadRequest, ErasedError if nobody wants it any more, RetryAfter, NetworkError and OutOfTurnError if it has to
-    wait long. Then it is to be called again: the job's note says how far it came.
+    Raises BadRequest, ErasedError if nobody wants it any more, and RetryAfter, NetworkError and OutOfTurnError if it is
+    to be called again later: the job's note says how far it came.
     """
     sticker = InputSticker(data, [emoji(job.request["prompt"])], "static")
-    async with _one_at_a_time.setdefault(job.user_id, asyncio.Lock()):  # from whatever chats they come
+    turn = _one_at_a_time.setdefault(job.user_id, asyncio.Lock())  # from whatever chats they come
+    if turn.locked():
+        raise OutOfTurnError
+    async with turn:
         earlier = [other for other in desk.store.jobs_in("drawn", user=job.user_id) if other.id < job.id]
         if any(other.kind == "pack" and _attempt(other)[1] not in ("", _IN) for other in earlier):
             raise OutOfTurnError
@@ -53,6 +57,9 @@ async def _add(desk: Desk, job: Job, sticker: InputSticker) -> str:
             start(desk, job.user_id, job.request["title"])
             desk.store.set_job(job.id, note=None)
             continue
+        if pack.made == _NEW and not pack.name.endswith(_ending(desk)):  # the bot was renamed meanwhile
+            start(desk, job.user_id, pack.title)
+            continue
         try:
             if pack.made == _NEW or (pack.made == _UNKNOWN and await _size(desk, pack.name) is None):
                 await _make(desk, job, pack, sticker)
@@ -63,8 +70,11 @@ async def _add(desk: Desk, job: Job, sticker: InputSticker) -> str:
             return link(pack.name)
         except BadRequest as error:
             _noted(desk, job)  # whether it is still wanted
-            desk.store.set_job(job.id, note=None)
             reason = error.message.lower()
+            if "occupied" in reason and name == pack.name:  # by the attempt whose answer was lost
+                desk.store.set_pack(pack.name, made=_MADE)
+                continue
+            desk.store.set_job(job.id, note=None)
             if "stickers_too_much" in reason:
                 desk.store.set_pack(pack.name, full=1)
             elif "stickerset_invalid" in reason or "occupied" in reason:
@@ -99,51 +109,47 @@ def start(desk: Desk, user: int, title: str) -> None:
     for pack in desk.store.packs(user):
         if pack.made == _NEW:
             desk.store.drop_pack(pack.name)
-    desk.store.add_pack(f"s{secrets.token_hex(6)}_by_{desk.bot.username}", user, shorten(title, 64))
+    desk.store.add_pack(f"s{secrets.token_hex(6)}{_ending(desk)}", user, shorten(title, 64))
+
+
+def _ending(desk: Desk) -> str:
+    """What Telegram wants of the names of a bot's sets."""
+    return f"_by_{desk.bot.username}"
 
 
 async def _make(desk: Desk, job: Job, pack: Pack, sticker: InputSticker) -> None:
-    while True:
-        desk.store.set_pack(pack.name, made=_UNKNOWN)
-        desk.store.set_job(job.id, note=f"{pack.name}:0")
-        try:
-            await desk.bot.create_new_sticker_set(pack.user_id, pack.name, pack.title, [sticker])
-            return
-        except (RetryAfter, NetworkError) as error:
-            await _pause(desk, job, error)
-        if _noted(desk, job)[0] and await _size(desk, pack.name) is not None:
-            return
+    desk.store.set_pack(pack.name, made=_UNKNOWN)
+    desk.store.set_job(job.id, note=f"{pack.name}:0")
+    bot = desk.bot
+    await _try(
+        desk, job, bot.create_new_sticker_set(pack.user_id, pack.name, pack.title, [sticker], read_timeout=_SLOW)
+    )
 
 
 async def _grow(desk: Desk, job: Job, pack: Pack, sticker: InputSticker) -> None:
     """The number of stickers before each attempt is noted: if it is larger later, the attempt has worked."""
-    while True:
-        name, before = _noted(desk, job)
-        size = await _size(desk, pack.name) or 0
-        if name and size > int(before):
-            return
-        desk.store.set_job(job.id, note=f"{pack.name}:{size}")
-        try:
-            await desk.bot.add_sticker_to_set(pack.user_id, pack.name, sticker)
-            return
-        except (RetryAfter, NetworkError) as error:
-            await _pause(desk, job, error)
+    size = await _size(desk, pack.name) or 0
+    name, before = _noted(desk, job)
+    if name and size > int(before):
+        return
+    desk.store.set_job(job.id, note=f"{pack.name}:{size}")
+    await _try(desk, job, desk.bot.add_sticker_to_set(pack.user_id, pack.name, sticker, read_timeout=_SLOW))
 
 
-async def _pause(desk: Desk, job: Job, error: RetryAfter | NetworkError) -> None:
-    """Raises a refusal, and what asks for a long pause. What was surely not done is no longer noted as an attempt."""
-    if surely_not_done(error):
-        desk.store.set_job(job.id, note=None)
-    if isinstance(error, BadRequest) or (isinstance(error, RetryAfter) and seconds_of(error) > PATIENCE):
-        raise error
-    await pause_after(error)
+async def _try(desk: Desk, job: Job, call: Awaitable[bool]) -> None:
+    """What was surely not done is no longer noted as an attempt."""
+    try:
+        await call
+    except (RetryAfter, NetworkError) as error:
+        if surely_not_done(error) and not isinstance(error, BadRequest):
+            desk.store.set_job(job.id, note=None)
+        raise
 
 
 async def _size(desk: Desk, name: str) -> int | None:
     """None if there is no such set."""
     try:
-        found = await again(lambda: desk.bot.get_sticker_set(name), harmless=True, patience=PATIENCE)
-        return len(found.stickers)
+        return len((await desk.bot.get_sticker_set(name)).stickers)
     except BadRequest as error:
         if "stickerset_invalid" in error.message.lower():
             return None

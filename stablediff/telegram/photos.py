@@ -5,16 +5,18 @@ import io
 
 from PIL import Image
 from telegram import Document, Message
+from telegram.error import NetworkError, RetryAfter
 
 from stablediff.errors import RequestError
 from stablediff.images import FORMATS, MAX_PIXELS, has_alpha, open_image
 from stablediff.request import MAX_SIZE
-from stablediff.telegram.desk import Talk
+from stablediff.telegram.desk import Talk, log
 from stablediff.telegram.outgoing import again
 
 MAX_DOWNLOAD = 20 * 10**6  # bytes: Telegram gives bots no more
 _TYPES = {f"image/{name.lower()}" for name in FORMATS}
 _fetching = asyncio.Semaphore(8)  # each may be as large as Telegram lets it be
+_PATIENCE = 60.0  # seconds that a picture may take to come
 _decoding = asyncio.Semaphore(1)  # large ones take much memory
 
 
@@ -37,13 +39,21 @@ async def read(talk: Talk, message: Message) -> Image.Image:
     if attachment is None:
         raise RequestError(talk.text("not a picture"))
     _check_size(talk, attachment.file_size)
-    bot = talk.desk.bot
-    file = await again(lambda: bot.get_file(attachment.file_id), harmless=True, patience=60)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            data = await _fetch(talk, attachment.file_id)
+    except (TimeoutError, RetryAfter, NetworkError) as error:
+        log.warning("a picture cannot be fetched: %s", error)
+        raise RequestError(talk.text("not fetched")) from error
+    async with _decoding:
+        return await asyncio.to_thread(_decode, data)
+
+
+async def _fetch(talk: Talk, file_id: str) -> bytes:
+    file = await again(lambda: talk.desk.bot.get_file(file_id), harmless=True)
     _check_size(talk, file.file_size)
     async with _fetching:
-        data = await again(file.download_as_bytearray, harmless=True, patience=60)
-        async with _decoding:
-            return await asyncio.to_thread(_decode, bytes(data))
+        return bytes(await again(file.download_as_bytearray, harmless=True))
 
 
 def _check_size(talk: Talk, size: int | None) -> None:

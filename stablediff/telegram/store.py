@@ -140,6 +140,7 @@ class Store:
         self._settling = ThreadPoolExecutor(1, thread_name_prefix="settle")
         self._asked, self._settled = itertools.count(1), 0
         self._latest = 0
+        self._file, self._trouble = _identity(folder / "bot.sqlite3"), ""
 
     def _check(self) -> None:
         """Raises sqlite3.DatabaseError for a damaged database, or one of another program."""
@@ -165,13 +166,19 @@ class Store:
         try:
             await asyncio.get_running_loop().run_in_executor(self._settling, self._sync, self._latest)
         except OSError as error:
-            log.error("the disk does not take what was written: %s", error)
+            if str(error) != self._trouble:
+                log.error("what is written is not kept: %s", error)
+            self._trouble = str(error)
+        else:
+            self._trouble = ""
 
     def _sync(self, asked: int) -> None:
         """In a thread. Whoever asked while another's turn was waiting is served with it."""
         if self._settled >= asked:
             return
         latest = self._latest
+        if _identity(self.folder / "bot.sqlite3") != self._file:
+            raise OSError(f"somebody has taken {self.folder}/bot.sqlite3 away: start the bot again")
         journal = os.open(self.folder / "bot.sqlite3-wal", os.O_RDONLY)
         try:
             os.fsync(journal)
@@ -210,7 +217,8 @@ class Store:
     def settings(self, user: int) -> dict[str, Any] | None:
         """None for somebody who was never here."""
         row = self._db.execute("SELECT settings FROM users WHERE id = ?", (user,)).fetchone()
-        return json.loads(row["settings"]) if row else None
+        found = _read(row["settings"]) if row else None
+        return found if row is None or isinstance(found, dict) else {}
 
     def set_settings(self, user: int, settings: dict[str, Any]) -> None:
         self._db.execute(
@@ -372,6 +380,15 @@ class Store:
                 self.input_file(job.request["init"]).unlink(missing_ok=True)
         with self._transaction():
             self._db.executemany("DELETE FROM jobs WHERE id = ?", [(job.id,) for job in jobs])
+
+
+def _identity(file: Path) -> tuple[int, bool] | None:
+    """None for a file that is gone; another value for one that is another, or empty."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size > 0
 
 
 def _read(body: str) -> Any:

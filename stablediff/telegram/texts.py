@@ -56,6 +56,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     ),
     "not a picture": (
         "of files, I read pictures only: PNG, JPEG or WebP", "из файлов я читаю только картинки: PNG, JPEG или WebP"),
+    "not fetched": (
+        "Telegram does not hand over your picture. Send it again.",
+        "Telegram не отдаёт вашу картинку. Пришлите её ещё раз.",
+    ),
     "file too large": (
         "this file has {size} MB, and Telegram lets me read at most {limit}",
         "в этом файле {size} МБ, а Telegram даёт мне читать не больше {limit}",
@@ -128,6 +132,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "album unsure": (
         "The connection broke while the pictures were on their way. If they are not below, press Send again.",
         "Связь прервалась, пока картинки были в пути. Если их нет ниже, нажмите «Прислать снова».",
+    ),
+    "pack waits": (
+        "Telegram does not take it into your pack yet. It comes in as soon as that works.",
+        "Telegram пока не принимает стикер в ваш набор. Он появится там, как только это получится.",
     ),
     "pack done": ("It is in your pack: {link}", "Стикер в вашем наборе: {link}"),
     "not taken": ("Telegram did not take it: {reason}", "Telegram не принял: {reason}"),
