@@ -43,7 +43,10 @@ def can_be_painted(icon: Icon) -> bool:
 
 
 class JudgeScenes:
-    """Random scenes without any combination that the split holds out: on those the judge is examined itself."""
+    """Random scenes of all icons, for an examiner knows the answers, those that the model never saw among them.
+
+    What the split holds out of colours and pairs does not occur: on such scenes the judge is examined itself.
+    """
 
     def __init__(self, icons: Icons, split: Split, things: Sequence[str]) -> None:
         wanted = set(things)
@@ -51,7 +54,7 @@ class JudgeScenes:
         self._by_thing: dict[str, list[Icon]] = defaultdict(list)
         self._by_style: dict[str, list[Icon]] = defaultdict(list)
         for icon in icons.records:
-            if icon.thing in wanted and not split.holds_out_style(icon.thing, icon.style):
+            if icon.thing in wanted:
                 self._by_thing[icon.thing].append(icon)
                 self._by_style[icon.style].append(icon)
         self._things = list(self._by_thing)
