@@ -1,14 +1,20 @@
 """Sticker packs: every sticker is in once, whatever becomes of the calls and of the packs."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import telegram_rules
 from telegram_people import BotProcess, Person, group, new_person, running_bot
 from telegram_rules import check
 from telegram_server import TelegramServer
+
+from stablediff.telegram import packs
+from stablediff.telegram.store import Store
 
 # One chat at a time is served, and a pack that waits for a second says so.
 NARROW = "from stablediff.telegram import courier, delivery; courier.AT_ONCE = 1; delivery.PATIENCE = 1.0"
@@ -79,6 +85,16 @@ def test_two_stickers_whose_answers_are_lost_are_both_there(
         name = ann.wait_for_text("It is in your pack", after=sent)["text"].rpartition("/")[2]
         ann.wait_for_text("It is in your pack", chat=chat)
         assert len(telegram.sets[name]["stickers"]) == count
+
+
+def test_whose_end_nobody_saw_goes_before_one_that_was_asked_for_earlier(tmp_path: Path) -> None:
+    with closing(Store(tmp_path)) as store:
+        common = {"user_id": 7, "chat_id": 7, "kind": "pack", "language": "en", "state": "drawn"}
+        jobs = [store.add_job(request={"prompt": "a fox", "title": "T"}, **common) for _ in range(2)]
+        earlier, later = (job for job in jobs if job)
+        store.set_job(later.id, note="s1_by_draws_bot:0")
+        with pytest.raises(packs.OutOfTurnError):
+            asyncio.run(packs.add(SimpleNamespace(store=store), earlier, b""))  # type: ignore[arg-type]
 
 
 def test_a_sticker_that_is_in_is_not_added_again_where_its_telling_waits(ann: Person, telegram: TelegramServer) -> None:

@@ -22,7 +22,7 @@ _SLOW = 60.0  # seconds that a call may take: what is done after we have given u
 
 
 class OutOfTurnError(Exception):
-    """An earlier sticker is on its way, or nobody knows yet whether it is in: two could not be told apart."""
+    """Another sticker is on its way, or nobody knows yet whether it is in: two could not be told apart."""
 
 
 def link(name: str) -> str:
@@ -40,8 +40,8 @@ async def add(desk: Desk, job: Job, data: bytes) -> str:
     if turn.locked():
         raise OutOfTurnError
     async with turn:
-        earlier = [other for other in desk.store.jobs_in("drawn", user=job.user_id) if other.id < job.id]
-        if any(other.kind == "pack" and _attempt(other)[1] not in ("", _IN) for other in earlier):
+        unsure = [other.id for other in desk.store.jobs_in("drawn", user=job.user_id) if _is_unsure(other)]
+        if unsure and job.id != unsure[0]:
             raise OutOfTurnError
         return await _add(desk, job, sticker)
 
@@ -91,6 +91,11 @@ def _attempt(job: Job) -> tuple[str, str]:
     """The pack of an attempt whose end nobody saw, and how many stickers it had before. Two empty words if none was."""
     name, _, before = (job.note or "").partition(":")
     return name, before
+
+
+def _is_unsure(job: Job) -> bool:
+    """Whether nobody knows yet if it is in."""
+    return job.kind == "pack" and _attempt(job)[1] not in ("", _IN)
 
 
 def _noted(desk: Desk, job: Job) -> tuple[str, str]:
