@@ -2,7 +2,12 @@
 
 import hashlib
 
+from toy import draw
+
+from stablediff import Pipeline
 from stablediff.checkpoints.locate import BUNDLED
+from stablediff.evaluation.judge.files import BUNDLED_JUDGE, load_judge
+from stablediff.evaluation.judge.verdict import judge_pictures
 
 FOLDER = BUNDLED["sticker"]
 
@@ -22,3 +27,11 @@ def test_the_weights_are_small_and_their_sources_named() -> None:
     for licence in ("CC-BY-4.0", "Apache-2.0", "MIT"):
         assert licence in licences
     assert len((FOLDER / "known.txt").read_text(encoding="utf-8").splitlines()) == 333
+
+
+def test_the_judge_sees_what_the_model_was_asked_for(sticker: Pipeline) -> None:
+    judge = load_judge(BUNDLED_JUDGE)
+    assert list(judge.config.things) == (FOLDER / "known.txt").read_text(encoding="utf-8").splitlines()
+    pictures = [draw(sticker, prompt=f"{thing}, flat style", seed=1).images[0] for thing in ("panda", "sunflower")]
+    verdicts, _ = judge_pictures(judge, pictures)
+    assert [[seen.thing for seen in verdict.seen] for verdict in verdicts] == [["panda"], ["sunflower"]]

@@ -12,7 +12,7 @@ from stablediff.evaluation.elsewhere import FolderArtist
 from stablediff.evaluation.features import Embed
 from stablediff.evaluation.inception import inception_features
 from stablediff.evaluation.judge.command import add_judge
-from stablediff.evaluation.judge.files import load_judge
+from stablediff.evaluation.judge.files import BUNDLED_JUDGE, load_judge
 from stablediff.evaluation.prompts import TASKS, make_prompts
 from stablediff.evaluation.reports.cost import Grid, report_cost
 from stablediff.evaluation.reports.distribution import report_distribution
@@ -28,7 +28,6 @@ from stablediff.training.data.command import DEFAULT_FOLDER
 from stablediff.training.data.icons import Icons
 from stablediff.training.data.split import read_split
 
-DEFAULT_JUDGE = Path("runs/judge/model")
 Report = Callable[[Setting, argparse.Namespace], Path]
 
 
@@ -61,7 +60,7 @@ def _add(reports: Commands, name: str, help_: str, report: Report) -> argparse.A
     parser.set_defaults(run=lambda arguments: _run(arguments, report))
     _add_model(parser)
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="icons made by `train data`")
-    parser.add_argument("--judge", type=Path, default=DEFAULT_JUDGE, help=f"its folder (default: {DEFAULT_JUDGE})")
+    parser.add_argument("--judge", type=Path, default=BUNDLED_JUDGE, help="the folder of one that you have trained")
     parser.add_argument("--things", type=Path, metavar="FILE", help="what the model knows, a thing a line")
     parser.add_argument("--styles", type=_names, default=(), metavar="A,B", help="the styles that it knows")
     parser.add_argument("--tasks", type=_names, default=(), metavar="A,B", help=f"some of: {', '.join(TASKS)}")

@@ -9,10 +9,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from stablediff.checkpoints.locate import ASSETS
 from stablediff.errors import EvaluationError
 from stablediff.evaluation.judge.network import Judge, JudgeConfig
 
 SETTINGS, WEIGHTS = "judge.json", "judge.safetensors"
+BUNDLED_JUDGE = ASSETS / "judge"
 _REMEDY = "train one: python -m stablediff evaluate judge configs/judge.toml"
 
 
