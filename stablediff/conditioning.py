@@ -23,7 +23,7 @@ def encode_prompts(pipeline: Pipeline, prompts: list[str], width: int, height: i
     """Encodes prompts of any length, in as many chunks as the longest needs. `width`, `height` in pixels."""
     contexts, pooled = [], None
     for tokenizer, encoder in zip(pipeline.tokenizers, pipeline.text_encoders, strict=True):
-        tokenized = [tokenizer.tokenize(prompt) for prompt in prompts]
+        tokenized = [tokenizer.tokenize(pipeline.as_read(prompt)) for prompt in prompts]
         num_chunks = max(len(prompt.chunks) for prompt in tokenized)
         rows, firsts = [], []
         for prompt in tokenized:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from stablediff.errors import CheckpointError
 
 FILE = "words.txt"
 CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
-_WORD = re.compile(r"[^\W\d_]+")
+_WORD = re.compile(r"[^\W\d_]+|[\u2600-\u27bf\U0001f000-\U0001faff]")  # emoji are words, too
+_YO = str.maketrans("ёЁ", "еЕ")
 _MOST = 4  # unknown words to name
 _SHORTEST = 4  # letters of a word that may be a misspelt one
 _LARGEST = 2**22  # bytes
@@ -26,14 +28,25 @@ class Lexicon:
     def of(texts: Iterable[str]) -> "Lexicon":
         return Lexicon(frozenset(word for text in texts for word in split(text)))
 
+    def spell(self, text: str) -> str:
+        """As the model has seen it spelt: Russian is mostly written without ё."""
+        composed = unicodedata.normalize("NFC", text)
+        return composed if any("ё" in word for word in self.words) else composed.translate(_YO)
+
     def strangers(self, text: str) -> dict[str, list[str]]:
         """The words of `text` that are not known, in order, each with the nearest that are."""
-        unknown = dict.fromkeys(word for word in split(text) if word not in self.words)
+        unknown = dict.fromkeys(word for word in split(text) if self.spell(word) not in self.words)
         return {word: self._near(word) for word in list(unknown)[:_MOST]}
 
     def _near(self, word: str) -> list[str]:
         """Of a short word every other is a neighbour: "at" is not a "hat"."""
-        return difflib.get_close_matches(word, self.words, n=2, cutoff=0.7) if len(word) >= _SHORTEST else []
+        if len(word) < _SHORTEST:
+            return []
+        word = self.spell(word)
+        near = difflib.get_close_matches(word, self.words, n=2, cutoff=0.7)
+        if not near and CYRILLIC.search(word):  # whose endings change more than that
+            near = sorted(known for known in self.words if known.startswith(word[: max(3, len(word) - 2)]))[:2]
+        return near
 
     def remark(self, text: str) -> str | None:
         """What to tell the user of the unknown words, if there are any."""
@@ -48,7 +61,7 @@ class Lexicon:
 
 
 def split(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+    return _WORD.findall(unicodedata.normalize("NFC", text).lower())
 
 
 def read_lexicon(folder: Path) -> Lexicon | None:

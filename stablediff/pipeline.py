@@ -60,6 +60,10 @@ class Pipeline:
         """Whether the U-Net was trained for inpainting: noise, mask and known picture go in side by side."""
         return self.config.unet.in_channels == 2 * self.config.vae.latent_channels + 1
 
+    def as_read(self, prompt: str) -> str:
+        """A prompt in the spelling that the model knows."""
+        return self.lexicon.spell(prompt) if self.lexicon else prompt
+
     def describe(self) -> str:
         """A line for the user: what was loaded, from where, and where it computes."""
         report = self.report

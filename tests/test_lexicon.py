@@ -21,6 +21,22 @@ def test_words_are_found_whatever_their_case_and_marks() -> None:
     assert LEXICON.strangers("two apples, a horse") == {"two": [], "apples": ["apple"], "horse": ["house"]}
 
 
+def test_russian_is_read_with_its_dots_and_endings() -> None:
+    lexicon = Lexicon.of(["самолет черного цвета"])
+    assert lexicon.strangers("самолёт, Самоле\u0308т") == {}
+    assert lexicon.spell("Ёлка, самолёт") == "Елка, самолет"
+    assert lexicon.strangers("чёрный самолёт") == {"чёрный": ["черного"]}
+    assert Lexicon.of(["ёлка"]).spell("ёлка") == "ёлка"
+    pipeline = toy_pipeline()
+    pipeline.lexicon = lexicon
+    dotted, plain = (draw(pipeline, prompt=words, seed=1, num_steps=1) for words in ("самолёт", "самолет"))
+    assert dotted.images[0].tobytes() == plain.images[0].tobytes()
+
+
+def test_emoji_are_words() -> None:
+    assert LEXICON.strangers("🦊 apple") == {"🦊": []}
+
+
 def test_what_is_told_of_unknown_words() -> None:
     assert LEXICON.remark("a red house") is None
     assert LEXICON.remark("") is None

@@ -78,7 +78,7 @@ def test_the_code_is_linked_where_its_repository_is_known() -> None:
     *_, result = generate(pipeline, Request(prompt="cat " * 200, num_steps=40, seed=1), observer=recorder)
     assert isinstance(result, Result)
     for repository, linked in (("", 0), ("https://example.org/blob/main", 1)):
-        film = Film(result.request, recorder.record, pipeline.tokenizers[0], repository)
+        film = Film(result.request, recorder.record, pipeline, repository)
         assert explain(film, 7, "en").count("<a ") == linked
         assert code(film, "ru").count("<a ") == 3 * linked  # the sampler, the move, the extrapolation
     assert re.search(r"samplers\.py#L\d+-L\d+", code(film, "en"))

@@ -45,8 +45,11 @@ async def ban(talk: Talk, rest: str) -> None:
     user = int(rest) if rest.isdecimal() and len(rest) < 18 else None
     if user is None and answered is not None and answered.from_user is not None:
         user = answered.from_user.id
-    if not user or user == talk.desk.bot.id or user in talk.desk.options.admins:
+    if not user:
         await talk.say("ban how")
+        return
+    if user == talk.desk.bot.id or user in talk.desk.options.admins:
+        await talk.say("ban not")
         return
     store = talk.desk.store
     banned = not store.is_banned(user)

@@ -42,17 +42,17 @@ async def on_button(talk: Talk) -> None:
         await talk.toast("unknown button")
 
 
-async def _own_job(talk: Talk, number: str, otherwise: str) -> Job | None:
+async def _own_job(talk: Talk, number: str, *, gone: str, foreign: str = "not yours") -> Job | None:
     """None, and the owner of the finger is told why, if it is somebody else's or no longer there."""
     job = talk.desk.store.job(int(number)) if number.isdecimal() and len(number) < 18 else None
     if job is not None and job.user_id == talk.user.id:
         return job
-    await talk.toast(otherwise if job is None else "not yours")
+    await talk.toast(gone if job is None else foreign)
     return None
 
 
 async def _cancel(talk: Talk, number: str) -> None:
-    job = await _own_job(talk, number, "too late")
+    job = await _own_job(talk, number, gone="too late")
     if job is None:
         return
     if talk.desk.cancel(job):
@@ -62,7 +62,7 @@ async def _cancel(talk: Talk, number: str) -> None:
 
 
 async def _picture_button(talk: Talk, action: str, job_number: str, picture_number: str) -> None:
-    job = await _own_job(talk, job_number, "gone")
+    job = await _own_job(talk, job_number, gone="gone", foreign="not your picture")
     if job is None:
         return
     if job.kind not in ("picture", "sticker"):

@@ -264,6 +264,8 @@ def _caption(job: Job, seeds: str) -> str:
     details = f"{seeds} · {record['width']}x{record['height']} · {record['num_steps']} × {record['sampler']}"
     if record["init"]:
         details += f" · {text(job.language, 'strength of', strength=record['strength'])}"
+    if record["negative_prompt"]:
+        details += "\n" + shorten(text(job.language, "without", words=record["negative_prompt"]), 200)
     notes = shorten(f"\n{job.note}", 400) if job.note else ""
     prompt = shorten(record["prompt"], MAX_CAPTION - len(details) - len(notes) - 50)
     return f"{prompt}\n{details}{notes}"

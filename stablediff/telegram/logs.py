@@ -48,8 +48,11 @@ class Handler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def is_ours_to_tell(record: logging.LogRecord) -> bool:
-    """A filter: that Telegram does not know the token says the program itself, in one line, when it ends."""
-    return not (record.exc_info and record.exc_info[0] and record.exc_info[0].__name__ == "InvalidToken")
+    """A filter: that Telegram does not know the token, or cannot be reached, the program says itself, in one line."""
+    kind = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else ""
+    return kind != "InvalidToken" and not (
+        record.name == "telegram.ext.Updater" and kind in ("NetworkError", "TimedOut")
+    )
 
 
 def start_log(secrets: Sequence[str], level: str) -> None:

@@ -29,7 +29,13 @@ def is_picture(document: Document) -> bool:
 
 
 async def read(talk: Talk, message: Message) -> Image.Image:
-    """The picture of a message. Raises RequestError, in the user's language where the words are ours."""
+    """The picture of a message. Raises RequestError, in the user's language where the words are ours.
+
+    Of a picture that the bot has drawn itself, what it drew: Telegram compresses photos.
+    """
+    drawn = talk.desk.store.picture_in(message.chat.id, message.message_id)
+    if drawn is not None:
+        return await asyncio.to_thread(_decode, await asyncio.to_thread(drawn.read_bytes))
     photo, document = (message.photo or (None,))[-1], message.document
     if document is not None and not is_picture(document):
         raise RequestError(talk.text("not a picture"))

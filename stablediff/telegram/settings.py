@@ -72,6 +72,10 @@ def _label(talk: Talk, name: str, value: str) -> str:
     return (SAMPLERS[value].label if name == "sampler" else value) if value else talk.text("usual")
 
 
+def _marked(label: str, is_current: bool) -> str:
+    return f"· {label} ·" if is_current else label
+
+
 async def press(talk: Talk, name: str, value: str | None) -> None:
     """`value` None shows what there is to choose from; else it is chosen."""
     query = talk.query
@@ -85,12 +89,17 @@ async def press(talk: Talk, name: str, value: str | None) -> None:
         await talk.toast("unknown button")
         return
     if value is None:
-        options = [(_label(talk, name, choice), f"s:{name}:{choice}") for choice in CHOICES[name]]
+        current = _current(talk, name)
+        options = [
+            (_marked(_label(talk, name, choice), choice == current), f"s:{name}:{choice}") for choice in CHOICES[name]
+        ]
         rows = [options[start : start + 2] for start in range(0, len(options), 2)]
+        rows.append([(talk.text("back"), f"s:{name}:{current}")])
+        says = talk.text("choose", name=talk.text(name))
     else:
         talk.settings[name] = value
         talk.desk.store.set_settings(talk.user.id, talk.settings)
-        rows = [[row[0]] for row in _overview(talk)]
+        rows, says = _overview(talk), talk.text("settings")
     await talk.toast()
-    says, markup = talk.text("settings"), keyboards.settings(rows)
+    markup = keyboards.settings(rows)
     await edit(lambda: query.edit_message_text(says, reply_markup=markup), patience=60)

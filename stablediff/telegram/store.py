@@ -314,6 +314,16 @@ class Store:
         """Those that were not finished."""
         self._db.execute("DELETE FROM pictures WHERE job_id = ? AND number >= ?", (job_id, number))
 
+    def picture_in(self, chat: int, message: int) -> Path | None:
+        """The file of the picture that this message shows, if it is one of ours and still kept."""
+        row = self._db.execute(
+            "SELECT job_id, number FROM pictures JOIN jobs ON jobs.id = job_id WHERE chat_id = ? AND kind = 'picture' "
+            "AND pictures.state = 'sent' AND (message_id = ? OR (number = 0 AND status_id = ?))",
+            (chat, message, message),
+        ).fetchone()
+        file = self.picture_file(row["job_id"], row["number"]) if row else None
+        return file if file is not None and file.is_file() else None
+
     def picture_file(self, job_id: int, number: int) -> Path:
         return self.folder / "pictures" / f"{job_id}-{number}.png"
 

@@ -5,10 +5,11 @@ LANGUAGES = ("en", "ru")
 _TEXTS: dict[str, tuple[str, str]] = {
     "hello": (
         "Hello! I draw what you describe. All pictures here are made by AI ({model}).\n\n"
-        "Just write what you want to see, as: {example}\nOr send a photo with a caption, and I start from it.\n/help",
+        "Just write what you want to see, as: {example}\n"
+        "Or send a photo with that as its caption, and I start from it.\n/help",
         "Привет! Я рисую то, что вы опишете. Все картинки здесь создаёт ИИ ({model}).\n\n"
         "Просто напишите, что хотите увидеть, например: {example}\n"
-        "Или пришлите фото с подписью, и я начну с него.\n/help",
+        "Или пришлите фото с такой подписью, и я начну с него.\n/help",
     ),
     "first": ("Pictures here are made by AI. /privacy says what is kept.",
               "Картинки здесь создаёт ИИ. /privacy — что хранится."),
@@ -23,7 +24,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "/privacy what is kept\n/delete forgets you\n\n"
         "In any chat, @{username} and a word finds your pictures.",
         "Напишите, что хотите увидеть. В группах: /gen@{username}, упоминание или ответ мне.\n\n"
-        "/{gen} {example} --шаги 12 --зерно 7 --размер 512x768 --следование 6 --картинок 2 --без blurry\n"
+        "/{gen} {example} --шаги 12 --зерно 7 --размер 512x768 --следование 6 --сэмплер dpmpp_2m --картинок 2 "
+        "--без туман\n"
         "Флаги могут стоять отдельными строками, остальные строки под первой — тоже негативный запрос. В ответ на "
         "фото /gen начнёт с него; "
         "--сила 0.6 — насколько его менять.\n\n"
@@ -39,6 +41,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "arriving": ("Here it comes …", "Сейчас будет …"),
     "seed": ("seed {seed}", "зерно {seed}"),
     "seeds": ("{count} pictures, seeds {first}–{last}", "Картинок: {count}, зерно {first}–{last}"),
+    "without": ("without: {words}", "без: {words}"),
     "strength of": ("strength {strength}", "сила {strength}"),
     "stopped": ("Stopped: {done} of {count} pictures were finished.", "Остановлено: готово {done} из {count}."),
     "cancelled": ("Cancelled.", "Отменено."),
@@ -70,10 +73,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "У вас уже {count} в очереди: дождитесь одной или /cancel.",
     ),
     "quota": (
-        "This would be {cost} of your {daily} pictures a day, and {left} are left. Fewer steps or a smaller size cost "
-        "less; tomorrow (UTC) there are new ones.",
-        "Это {cost} из ваших {daily} картинок в день, осталось {left}. Меньше шагов или меньший размер — дешевле; "
-        "завтра (UTC) будут новые.",
+        "This would cost {cost}; of your {daily} pictures a day {left} remain. Fewer pictures, fewer steps or a "
+        "smaller size cost less; tomorrow (UTC) there are new ones.",
+        "Это стоит {cost}, а из ваших {daily} картинок в день осталось {left}. Меньше картинок, шагов или размер — "
+        "дешевле; завтра (UTC) будут новые.",
     ),
     "too fast": (
         "That was more than I can answer at once, so some of your messages were not heard. Please send them again.",
@@ -98,7 +101,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "На этом задании программа прерывалась {count} раза, больше не пробую.",
     ),
     "empty queue": ("Nothing of yours is waiting.", "Ничего вашего в очереди нет."),
-    "queue": ("Yours, of {count} in the queue:", "Ваши из {count} в очереди:"),
+    "queue": ("Yours, of {count} in the queue:", "Всего в очереди: {count}. Ваши:"),
     "queue line": ("{place}. {prompt}", "{place}. {prompt}"),
     "queue now": ("now: {prompt}", "сейчас: {prompt}"),
     "history": ("Your last pictures. A button sends one again.", "Ваши последние картинки. Кнопка пришлёт снова."),
@@ -107,6 +110,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "Your settings. What a command says itself goes before them.",
         "Ваши настройки. Указанное в самой команде важнее.",
     ),
+    "choose": ("{name}: what shall be usual?", "{name}: что будет обычным?"),
+    "back": ("Back", "Назад"),
     "usual": ("as the model", "как у модели"),
     "language": ("Language", "Язык"),
     "size": ("Size", "Размер"),
@@ -148,6 +153,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "pack title": ("{name}'s stickers", "Стикеры: {name}"),
     "gone": ("This picture is no longer kept.", "Эта картинка больше не хранится."),
     "not yours": ("This is somebody else's.", "Это чужое."),
+    "not your picture": (
+        "This is somebody else's. Copy its command, or answer it with /gen and what it should become.",
+        "Это чужое. Скопируйте команду или ответьте на картинку: /gen и во что её превратить.",
+    ),
     "unknown button": ("This button is no longer in use.", "Эта кнопка больше не работает."),
     "in private": ("Please ask me in private: https://t.me/{username}", "Об этом — в личном чате: https://t.me/{username}"),
     "group not listed": (
@@ -184,6 +193,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "на диске {megabytes} МБ",
     ),
     "ban how": ("/ban ID, or as an answer; once more lifts it.", "/ban ID или в ответ; ещё раз — снять."),
+    "ban not": ("Neither me nor an admin.", "Ни меня, ни администратора."),
     "ban on": ("{user} is banned.", "{user}: запрещено."),
     "ban off": ("{user} is free again.", "{user}: запрет снят."),
     "inline none": ("No picture of yours has these words", "Среди ваших картинок такой нет"),
@@ -192,10 +202,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "Кто пишет от имени группы или канала, я не различаю: напишите, пожалуйста, от своего имени.",
     ),
     "command note": (
-        "This picture was drawn from another one. Send the command as an answer to that photo, or to the lossless file "
-        "of a picture of mine:",
-        "Эта картинка нарисована по другой. Отправьте команду ответом на то фото или на файл без потерь, если та "
-        "картинка моя:",
+        "This picture was drawn from another one. Send the command as an answer to that one:",
+        "Эта картинка нарисована по другой. Отправьте команду ответом на неё:",
     ),
     "inline hint": ("Draw something first", "Сначала нарисуйте что-нибудь"),
     "unknown command": ("I do not know this command. /help", "Такой команды нет. /help"),

@@ -16,7 +16,7 @@ def read_prompt(pipeline: Pipeline, prompt: str, language: str) -> str:
     if not prompt.strip() or len(prompt) > MAX_PROMPT_LENGTH:
         return ""
     tokenizer = pipeline.tokenizers[0]
-    tokens = tokenizer.tokenize(prompt)
+    tokens = tokenizer.tokenize(pipeline.as_read(prompt))
     length = tokenizer.chunk_length
     key = "tokens_one" if len(tokens.chunks) == 1 else "tokens_more"
     count = text(key, language, count=tokens.num_tokens, length=length, chunks=len(tokens.chunks))

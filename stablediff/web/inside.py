@@ -129,7 +129,7 @@ def film_of(studio: Studio, job: Job | None) -> Film | None:
     if not isinstance(recorder, Recorder) or not recorder.record.moments:
         return None
     request = resolve(job.work.requests[0], recorder.pipeline)
-    return Film(request, recorder.record, recorder.pipeline.tokenizers[0], studio.repository)
+    return Film(request, recorder.record, recorder.pipeline, studio.repository)
 
 
 def frame(film: Film | None, step: Any, language: str) -> tuple[Any, Any, Any]:

@@ -11,7 +11,7 @@ from stablediff.insight.attention import words_of
 from stablediff.insight.explain import Source, equations, schedule_plot, sources_of
 from stablediff.insight.film import chosen
 from stablediff.insight.recorder import Record
-from stablediff.models.tokenizer import Tokenizer
+from stablediff.pipeline import Pipeline
 from stablediff.request import ResolvedRequest
 from stablediff.web.texts import text
 
@@ -22,9 +22,10 @@ _MOST_FRAMES = 24  # of the strip
 class Film:
     """A recorded run. `repository` is the address below which our files can be read, or nothing."""
 
-    def __init__(self, request: ResolvedRequest, record: Record, tokenizer: Tokenizer, repository: str) -> None:
+    def __init__(self, request: ResolvedRequest, record: Record, pipeline: Pipeline, repository: str) -> None:
         self.request, self.record, self.repository = request, record, repository
-        words = [word for word in words_of(tokenizer, request.prompt) if any(map(str.isalnum, word.text))]
+        found = words_of(pipeline.tokenizers[0], pipeline.as_read(request.prompt))
+        words = [word for word in found if any(map(str.isalnum, word.text))]
         self.words = words[:_MOST_WORDS]
         self.frames = [moment.index for moment in chosen(record.moments, _MOST_FRAMES)]
 
