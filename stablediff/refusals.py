@@ -103,6 +103,7 @@ REFUSALS = {
         r"the model never saw these words, and can only guess: (?P<words>.+)": (
             "модель не видела этих слов и может только догадываться: {words}"
         ),
+        r"the picture is much longer in one direction.*": "картинка слишком вытянута: обрежьте её",
         r"the picture is missing.*": "картинки нет: перетащите её на холст или выберите файл",
         r"cannot read the picture that was sent.*": "картинка не читается: нужен целый файл PNG, JPEG или WebP",
         r"the picture that was sent has (?P<width>\d+) x (?P<height>\d+) pixels: .* at most (?P<high>\d+) million": (

@@ -57,6 +57,10 @@ def test_what_was_painted_and_set_comes_back_after_a_refresh(browser: Browser, a
         expect(page.locator("#strength input[type=number]")).to_have_value("0.9", timeout=PATIENCE)
         expect(page.locator("#before-after img").first).to_be_visible(timeout=PATIENCE)
         again = edited_where_painted(page, photo)
+        page.click("#editor button[aria-label='Clear canvas'], #editor button[title='Clear canvas']")
+        expect(page.locator("#editor").get_by_text("Drop a picture here")).to_be_visible(timeout=PATIENCE)
+        page.click("#edit")
+        expect(page.locator("#picture-wrong .wrong")).to_contain_text("missing", timeout=PATIENCE)
     assert "Denoising strength: 0.9, Init image hash: " in first.info["parameters"]
     assert again.info["parameters"] == first.info["parameters"]
     assert again.tobytes() == first.tobytes()
@@ -80,6 +84,19 @@ def test_a_file_that_is_no_picture_is_refused_beside_the_canvas(
                 continue
         drop(page, photo)
         expect(refused).to_have_count(0, timeout=PATIENCE)  # the next one is good
+
+
+def test_a_large_photo_is_made_smaller_before_it_is_sent(browser: Browser, address: str, tmp_path: Path) -> None:
+    large = tmp_path / "large.jpg"
+    Image.effect_noise((2400, 1800), 80).convert("RGB").save(large, quality=95)
+    with visiting(browser, address) as page:
+        tell(page, "a red fox", "5")
+        go_to(page, "edit")
+        page.wait_for_function(PIXELS)
+        drop(page, large)
+        page.fill("#edit-prompt textarea, #edit-prompt input", "a red fox")
+        page.click("#edit")
+        expect(page.locator("#edit-status")).to_contain_text("Drawn in", timeout=PATIENCE)
 
 
 def edited_where_painted(page: Page, photo: Path) -> Image.Image:

@@ -44,6 +44,7 @@ def test_pictures_are_measured_before_they_are_decoded(raw: Raw) -> None:
     good = raw.upload_image(Image.new("RGB", (64, 64), "red"))
     bomb = raw.upload_image(Image.new("1", (20_000, 20_000)))  # some kilobytes
     large = raw.upload_image(Image.new("1", (8_000, 8_000)))
+    long = raw.upload_image(Image.new("1", (6_000, 6)))
     text = raw.upload(b"not a picture at all")
 
     def editor(background: Any, *layers: Any) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def test_pictures_are_measured_before_they_are_decoded(raw: Raw) -> None:
         (editor(text), "must be a whole PNG", "картинка не читается"),
         (editor(bomb), "far too many pixels", "слишком много пикселей"),
         (editor(large), "has 8000 x 8000 pixels", "8000 × 8000 пикселей"),
+        (editor(long), "crop it", "обрежьте её"),
         (editor(good, bomb), "paint again", "закрасьте ещё раз"),
         (editor(good, text), "paint again", "закрасьте ещё раз"),
     ]:

@@ -13,43 +13,15 @@ from stablediff.web import lenient, wish
 from stablediff.web.company import accompany
 from stablediff.web.create import Create
 from stablediff.web.desk import Job
+from stablediff.web.editor import TRY_FILES, WHAT_IS_SHOWN, WHEN_THE_CANVAS_IS_THERE
 from stablediff.web.events import QUIET, WATCHING
+from stablediff.web.models import resolve
 from stablediff.web.runner import make_runner
 from stablediff.web.shelf import Drawn, Stage, make_stage
 from stablediff.web.studio import Studio
 from stablediff.web.trouble import wrong
 
 TAKEN = ("steps", "guidance", "sampler", "spacing", "seed", "count")  # from the first tab's controls
-# The editor is built when its tab opens, and loses layers that it is given before.
-_WHEN_THE_CANVAS_IS_THERE = """async key => {
-  const canvas = () => document.querySelector('#editor canvas');
-  while (!canvas() || !canvas().width) await new Promise(done => setTimeout(done, 200));
-  await new Promise(done => setTimeout(done, 500));
-  return key;
-}"""
-# The editor decodes files in the browser, and says nothing of those that it cannot read: they are tried before.
-_TRY_FILES = """
-const passed = new WeakSet();
-const tried = (name, filesOf, repeat) => document.addEventListener(name, async event => {
-  if (!event.target.closest || !event.target.closest('#editor') || passed.has(event)) return;
-  const files = [...(filesOf(event) || [])];
-  if (!files.length) return;
-  event.preventDefault();
-  event.stopImmediatePropagation();
-  const target = event.target;
-  try { (await createImageBitmap(files[0])).close(); } catch { trigger('click'); return; }
-  trigger('select');
-  const again = repeat(files);
-  passed.add(again);
-  target.dispatchEvent(again);
-}, true);
-tried('change', event => event.target.files, () => new Event('change', { bubbles: true }));
-tried('drop', event => event.dataTransfer && event.dataTransfer.files, files => {
-  const dataTransfer = new DataTransfer();
-  files.forEach(file => dataTransfer.items.add(file));
-  return new DragEvent('drop', { bubbles: true, cancelable: true, dataTransfer });
-});
-"""
 _UNREADABLE = "cannot read the picture that was sent: it must be a whole PNG, JPEG or WebP"
 _PAINT = "#e11d74"  # to be seen on white, on black, and on most pictures
 _EDITOR_SIDE = 2048  # pixels: no model draws more
@@ -77,7 +49,7 @@ def make_edit(studio: Studio, create: Create) -> Canvas:
         height=440,
         elem_id="editor",
     )
-    wrong_picture = gr.HTML(elem_id="picture-wrong", elem_classes="slot", js_on_load=_TRY_FILES)
+    wrong_picture = gr.HTML(elem_id="picture-wrong", elem_classes="slot", js_on_load=TRY_FILES)
     voice(gr.HTML, {"value": "edit_how"}, elem_classes="quiet")
     with gr.Row(elem_classes="desk"):
         with gr.Column(elem_classes="ask"):
@@ -124,6 +96,9 @@ def make_edit(studio: Studio, create: Create) -> Canvas:
         def make() -> Request:
             image, mask = split(painted)
             request = wish.to_request(values, studio.models.current, studio.limits, image, mask)
+            size = resolve(request, studio.models.current)
+            if max(size.width, size.height) > studio.limits.max_side:
+                raise RequestError("the picture is much longer in one direction than in the other: crop it")
             wish.check_is_said(request.prompt)
             return request
 
@@ -142,7 +117,7 @@ def make_edit(studio: Studio, create: Create) -> Canvas:
         return gr.skip() if job is None else painted_value(job)
 
     pressed = gr.on(
-        [runner.run.click, prompt.submit], None, editor, painted, js="value => value", api_visibility="private"
+        [runner.run.click, prompt.submit], None, editor, painted, js=WHAT_IS_SHOWN, api_visibility="private"
     )
     editing = pressed.then(
         draw,
@@ -153,7 +128,7 @@ def make_edit(studio: Studio, create: Create) -> Canvas:
     wrong_picture.click(lambda language: wrong(_UNREADABLE, language), studio.language, wrong_picture, **QUIET)
     wrong_picture.select(None, None, wrong_picture, js="() => ''", api_visibility="private")
     going = accompany(studio, stage, "edit", editing)
-    studio.left["edit"].change(paint_again, studio.left["edit"], editor, js=_WHEN_THE_CANVAS_IS_THERE, **QUIET)
+    studio.left["edit"].change(paint_again, studio.left["edit"], editor, js=WHEN_THE_CANVAS_IS_THERE, **QUIET)
     for event in (editing, going):
         event.then(compare, [stage.ticket, stage.shelf, stage.chosen], [before, slider], **QUIET)
     stage.chosen.change(before_after, [before, stage.shelf, stage.chosen], slider, **QUIET)
