@@ -15,14 +15,14 @@ from stablediff.web.create import Create
 from stablediff.web.desk import Job
 from stablediff.web.editor import TRY_FILES, WHAT_IS_SHOWN, WHEN_THE_CANVAS_IS_THERE
 from stablediff.web.events import QUIET, WATCHING
-from stablediff.web.models import resolve
 from stablediff.web.runner import make_runner
 from stablediff.web.shelf import Drawn, Stage, make_stage
 from stablediff.web.studio import Studio
-from stablediff.web.trouble import wrong
+from stablediff.web.trouble import control_of, wrong
 
 TAKEN = ("steps", "guidance", "sampler", "spacing", "seed", "count")  # from the first tab's controls
 _UNREADABLE = "cannot read the picture that was sent: it must be a whole PNG, JPEG or WebP"
+_TOO_LONG = "the picture is much longer in one direction than in the other: crop it"
 _PAINT = "#e11d74"  # to be seen on white, on black, and on most pictures
 _EDITOR_SIDE = 2048  # pixels: no model draws more
 
@@ -95,10 +95,12 @@ def make_edit(studio: Studio, create: Create) -> Canvas:
 
         def make() -> Request:
             image, mask = split(painted)
-            request = wish.to_request(values, studio.models.current, studio.limits, image, mask)
-            size = resolve(request, studio.models.current)
-            if max(size.width, size.height) > studio.limits.max_side:
-                raise RequestError("the picture is much longer in one direction than in the other: crop it")
+            try:
+                request = wish.to_request(values, studio.models.current, studio.limits, image, mask)
+            except RequestError as error:
+                if control_of(str(error)) == "size":  # which nobody chooses here
+                    raise RequestError(_TOO_LONG) from error
+                raise
             wish.check_is_said(request.prompt)
             return request
 
