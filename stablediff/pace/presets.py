@@ -32,7 +32,7 @@ PRESETS = {
     "diffusion": Presets(Preset(10, "dpmpp_2m", "align_your_steps"), Preset(40, "dpmpp_2m", "karras"), fewest=5),
     "lcm": Presets(Preset(2), Preset(8), fewest=1),
     "turbo": Presets(Preset(2), Preset(8), fewest=1),
-    "custom": Presets(Preset(10), Preset(50), fewest=4),
+    "custom": Presets(Preset(8), Preset(40), fewest=4),
 }
 
 
