@@ -114,7 +114,7 @@ def test_seed_quality_keyboard_and_theme(visitor: Page) -> None:
     expect(seed).to_have_value(re.compile(r"\d+"), timeout=PATIENCE)
     visitor.click("#quality input")
     visitor.get_by_role("option", name="Draft").click()
-    expect(visitor.locator("#steps input[type=number]")).to_have_value("10", timeout=PATIENCE)
+    expect(visitor.locator("#steps input[type=number]")).to_have_value("8", timeout=PATIENCE)
     visitor.click("#dark")
     expect(visitor.locator("body")).to_have_class(re.compile("dark"))
     visitor.click("#delete")

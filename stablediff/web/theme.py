@@ -110,6 +110,7 @@ CSS = """
 .chips .cut { flex-basis: 100%; border-top: 1px dashed var(--color-accent); color: var(--body-text-color-subdued); }
 .chips .hint { flex-basis: 100%; color: #92400e; }
 .dark .chips .hint { color: #fbbf24; }
+#comparison .image-container, #comparison .image-frame { padding-top: 14px; }  /* below its buttons */
 .gallery .preview, #gallery .preview { background: var(--block-background-fill); backdrop-filter: none; }
 table.steps { font-variant-numeric: tabular-nums; font-size: .85rem; width: 100%; border-collapse: collapse; }
 table.steps, table.steps tr { border: 0 !important; }
