@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from stablediff.errors import CheckpointError
@@ -31,7 +32,11 @@ class Lexicon:
     def spell(self, text: str) -> str:
         """As the model has seen it spelt: Russian is mostly written without ё."""
         composed = unicodedata.normalize("NFC", text)
-        return composed if any("ё" in word for word in self.words) else composed.translate(_YO)
+        return composed if self._has_yo else composed.translate(_YO)
+
+    @cached_property
+    def _has_yo(self) -> bool:
+        return any("ё" in word for word in self.words)
 
     def strangers(self, text: str) -> dict[str, list[str]]:
         """The words of `text` that are not known, in order, each with the nearest that are."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from children import in_child
 
-from stablediff.telegram.store import Store, is_full
+from stablediff.telegram.disk import is_full
+from stablediff.telegram.store import Store
 
 WISH = {"user_id": 1, "chat_id": 1, "kind": "picture", "language": "en", "state": "queued", "seeds": [5]}
 

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from telegram_people import WAYS, BotProcess, new_person, running_bot, updates_by
+from telegram_people import WAYS, BotProcess, Person, new_person, running_bot, updates_by
 from telegram_server import TOKEN, TelegramServer
 
 REFUSED = {"ok": False, "error_code": 401, "description": "Unauthorized"}
@@ -58,15 +58,21 @@ def test_it_can_be_stopped_while_telegram_wants_to_be_left_alone(toy_folder: Pat
         assert time.monotonic() - began < 20
 
 
+def served_before(bot: BotProcess) -> Person:
+    """Somebody who has a picture of a bot that is stopped now."""
+    ann = new_person(bot.server)
+    ann.say("a red fox --seed 1")
+    ann.wait_for_pictures(1)
+    bot.stop()
+    return ann
+
+
 @pytest.mark.parametrize("settings", ["{bad", "[1]"])
 def test_whose_settings_are_damaged_is_served_with_the_usual_ones(
     toy_folder: Path, tmp_path: Path, settings: str
 ) -> None:
     with running_bot(toy_folder, tmp_path) as bot:
-        ann = new_person(bot.server)
-        ann.say("a red fox --seed 1")
-        ann.wait_for_pictures(1)
-        bot.stop()
+        ann = served_before(bot)
         with closing(sqlite3.connect(bot.data / "bot.sqlite3")) as database:
             database.execute("UPDATE users SET settings = ?", (settings,))
             database.commit()
@@ -88,10 +94,7 @@ def test_a_store_that_is_taken_away_is_told_to_the_operator(toy_folder: Path, tm
 
 def test_rows_that_cannot_be_read_are_passed_over(toy_folder: Path, tmp_path: Path) -> None:
     with running_bot(toy_folder, tmp_path) as bot:
-        ann = new_person(bot.server)
-        ann.say("a red fox --seed 1")
-        ann.wait_for_pictures(1)
-        bot.stop()
+        ann = served_before(bot)
         with closing(sqlite3.connect(bot.data / "bot.sqlite3")) as database:
             database.execute("UPDATE jobs SET request = json_remove(request, '$.num_steps')")
             rows = [(10**9, "no JSON"), (10**9 + 1, '{"update_id": 7, "message": {"text": "my secret wish"}}')]

@@ -7,10 +7,10 @@ from telegram.error import Forbidden, TelegramError
 
 from stablediff.telegram.buttons import on_button
 from stablediff.telegram.desk import Desk, Talk, log
+from stablediff.telegram.disk import is_full
 from stablediff.telegram.inbox import Inbox
 from stablediff.telegram.inline import on_inline
 from stablediff.telegram.messages import on_message
-from stablediff.telegram.store import is_full
 
 
 async def hear(desk: Desk, inbox: Inbox, update: Update) -> None:

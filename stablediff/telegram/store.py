@@ -5,7 +5,6 @@ waits to be told) and "closed". What is neither done nor closed goes on where it
 """
 
 import asyncio
-import errno
 import itertools
 import json
 import logging
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from stablediff.errors import StableDiffError
+from stablediff.telegram.disk import identity, is_full
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS users (id INTEGER PRIMARY KEY, settings TEXT NOT NULL DEFAULT '{}');
@@ -44,7 +44,6 @@ CREATE TABLE IF NOT EXISTS packs (
 """
 
 log = logging.getLogger("stablediff.telegram")
-_NO_ROOM = ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_TRUNCATE")
 # Files that the bot makes: pictures, inputs and drafts.
 _OURS = re.compile(r"\d+-\d+\.png|[0-9a-f]{32}\.png|\.stablediff\.\w+")
 
@@ -94,13 +93,6 @@ class Pack:
     created: float
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether it says that the disk has no room."""
-    if isinstance(error, sqlite3.OperationalError):
-        return "full" in str(error) or getattr(error, "sqlite_errorname", "") in _NO_ROOM
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 class ErasedError(Exception):
     """What was being worked on is no longer there: its owner has erased everything."""
 
@@ -140,7 +132,7 @@ class Store:
         self._settling = ThreadPoolExecutor(1, thread_name_prefix="settle")
         self._asked, self._settled = itertools.count(1), 0
         self._latest = 0
-        self._file, self._trouble = _identity(folder / "bot.sqlite3"), ""
+        self._file, self._trouble = identity(folder / "bot.sqlite3"), ""
 
     def _check(self) -> None:
         """Raises sqlite3.DatabaseError for a damaged database, or one of another program."""
@@ -177,7 +169,7 @@ class Store:
         if self._settled >= asked:
             return
         latest = self._latest
-        if _identity(self.folder / "bot.sqlite3") != self._file:
+        if identity(self.folder / "bot.sqlite3") != self._file:
             raise OSError(f"somebody has taken {self.folder}/bot.sqlite3 away: start the bot again")
         journal = os.open(self.folder / "bot.sqlite3-wal", os.O_RDONLY)
         try:
@@ -390,15 +382,6 @@ class Store:
                 self.input_file(job.request["init"]).unlink(missing_ok=True)
         with self._transaction():
             self._db.executemany("DELETE FROM jobs WHERE id = ?", [(job.id,) for job in jobs])
-
-
-def _identity(file: Path) -> tuple[int, bool] | None:
-    """None for a file that is gone; another value for one that is another, or empty."""
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_size > 0
 
 
 def _read(body: str) -> Any:

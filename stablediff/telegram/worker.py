@@ -16,12 +16,13 @@ from stablediff.images import open_image, save_png
 from stablediff.refusals import translate
 from stablediff.telegram import keyboards
 from stablediff.telegram.desk import Desk, log
+from stablediff.telegram.disk import is_full
 from stablediff.telegram.forms import as_glimpse
 from stablediff.telegram.outgoing import edit
 from stablediff.telegram.pacing import Lane
 from stablediff.telegram.record import from_record
 from stablediff.telegram.status import say_in
-from stablediff.telegram.store import Job, is_full
+from stablediff.telegram.store import Job
 from stablediff.telegram.texts import text
 from stablediff.telegram.wishes import in_queue
 
