@@ -24,6 +24,7 @@ from stablediff.training.stage import Batch, Stage
 _NEAR = 0.75  # cells: a cell as near as this to a thing's centre answers for it
 _NOBODY = -100  # what cross_entropy leaves out
 _BLURRED, _NOISY, _TINTED = 0.35, 0.35, 0.2
+_RECOGNISED = 0.5  # a style that is always told from the thing is learnt by heart, picture by picture
 _PRESENCE = 20.0  # weight of finding centres, a mean over mostly empty cells
 
 
@@ -65,9 +66,11 @@ class JudgeStage(Stage):
             spoil(to_model(render_scene(scene, self._icons, SIDE), 4), stream)
             for scene, stream in zip(scenes, streams, strict=True)
         ]
+        recognised = [float(stream.random() < _RECOGNISED) for stream in streams]
         maps = [self._maps(scene) for scene in scenes]
         return {
             "pixels": torch.stack(pictures),
+            "recognised": torch.tensor(recognised),
             "things": torch.from_numpy(np.stack([things for things, _ in maps])),
             "colours": torch.from_numpy(np.stack([colours for _, colours in maps])),
             "style": torch.tensor([self._style_ids[scene.style] for scene in scenes]),
@@ -90,7 +93,7 @@ class JudgeStage(Stage):
         return things, colours
 
     def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:  # noqa: ARG002
-        reading = self.judge(batch["pixels"])
+        reading = self.judge(batch["pixels"], batch["recognised"])
         here = (batch["things"] != _NOBODY).float()
         presence = F.binary_cross_entropy_with_logits(reading.presence.float(), here)
         things = F.cross_entropy(reading.things.float(), batch["things"], label_smoothing=0.05)
