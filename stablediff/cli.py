@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import math
 import os
 import re
 import signal
@@ -23,6 +24,7 @@ from stablediff.diffusion.spacing import SPACINGS
 from stablediff.errors import RequestError, StableDiffError
 from stablediff.generate import Result, Update, generate
 from stablediff.images import open_image, read_parameters, save_png
+from stablediff.inventory import show_models
 from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline, load
 from stablediff.recipe import loras as recipe_loras
@@ -101,6 +103,11 @@ def _parser(asked: str = "") -> argparse.ArgumentParser:
     )
     draw.add_argument("--guidance", type=_number, metavar="X", help="how closely to follow the prompt; 1 is off")
     draw.add_argument("--guidance-rescale", type=_number, metavar="X", help="0 to 1, against overexposure")
+    draw.add_argument(
+        "--guidance-interval", type=_interval, metavar="LOW-HIGH", help="noise levels with guidance: fewer are faster"
+    )
+    draw.add_argument("--cache-interval", type=_whole, metavar="N", help="at N-1 of N steps, reuse the deep layers")
+    draw.add_argument("--merge-tokens", type=_number, metavar="X", help="0 to 0.75, this share of like cells as one")
     draw.add_argument("--sampler", metavar="NAME", help=", ".join(SAMPLERS))
     draw.add_argument("--spacing", metavar="NAME", help=f"which noise levels to visit: {', '.join(SPACINGS)}")
     draw.add_argument("--eta", type=_number, metavar="X", help="fresh noise in ddim and euler_ancestral, 0 to 1")
@@ -117,11 +124,12 @@ def _parser(asked: str = "") -> argparse.ArgumentParser:
         metavar="FILE[:SCALE]",
         help="merge this LoRA into the model (a file, folder or hub id), as detail.safetensors:0.8; can be repeated",
     )
+    draw.add_argument("--decoder", metavar="FILE", help="a tiny decoder (TAESD's, or one like it): fast, a little soft")
     draw.add_argument("--like", type=Path, metavar="FILE.png", help="take all settings from this picture's recipe")
     _add_model_options(draw)
 
     models = commands.add_parser("models", help="list the models on this disk, or describe one")
-    models.set_defaults(run=_models)
+    models.set_defaults(run=show_models)
     models.add_argument("model", nargs="?", help="describe this one: its kind, sizes, and what was not read")
     models.add_argument("--allow-pickle", action="store_true", help=argparse.SUPPRESS)
 
@@ -151,7 +159,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help=f"{names}, a .safetensors file, a diffusers folder, or owner/name on the hub",
     )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps")
-    parser.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
+    parser.add_argument("--dtype", help="auto, float32, bfloat16, float16 or int8")
     parser.add_argument(
         "--prediction",
         choices=["epsilon", "v_prediction", "sample"],
@@ -172,6 +180,14 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number") from error
+
+
+def _interval(text: str) -> tuple[float, float]:
+    """ "0.28-5.42"; "0.28-" has no end."""
+    low, hyphen, high = text.partition("-")
+    if not hyphen:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no interval: write two noise levels, as 0.28-5.42")
+    return _number(low), _number(high) if high else math.inf
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -256,6 +272,9 @@ def _request(arguments: argparse.Namespace) -> Request:
         "num_steps": arguments.steps,
         "guidance_scale": arguments.guidance,
         "guidance_rescale": arguments.guidance_rescale,
+        "guidance_interval": arguments.guidance_interval,
+        "cache_interval": arguments.cache_interval,
+        "merged_tokens": arguments.merge_tokens,
         "sampler": arguments.sampler,
         "spacing": arguments.spacing,
         "eta": arguments.eta,
@@ -315,6 +334,7 @@ def _load(arguments: argparse.Namespace) -> Pipeline:
         prediction_type=arguments.prediction,
         allow_pickle=arguments.allow_pickle,
         loras=arguments.lora or (),
+        decoder=arguments.decoder,
     )
     print(pipeline.describe(), file=sys.stderr)
     if pipeline.report.dropped:
@@ -363,47 +383,3 @@ def _draw(pipeline: Pipeline, request: Request) -> tuple[Result | None, StableDi
 def _estimate(seconds: float | None, memory: float) -> str:
     time = "" if seconds is None else f"about {seconds:.{0 if seconds >= 10 else 1}f} s and "
     return f"{time}about {memory / 1e9:.1f} GB of memory are needed"
-
-
-def _models(arguments: argparse.Namespace) -> int:
-    if arguments.model is None:
-        for name, note in _list_models():
-            print(f"{name:<40} {note}")
-        return 0
-    pipeline = load(arguments.model, device="cpu", dtype="float32", allow_pickle=arguments.allow_pickle)
-    config, defaults = pipeline.config, pipeline.config.defaults
-    parts = [*pipeline.text_encoders, pipeline.unet, pipeline.vae]
-    names = [*(f"text encoder {i + 1}" for i in range(len(pipeline.text_encoders))), "U-Net", "autoencoder"]
-    print(f"{pipeline.name}: {pipeline.report.kind}")
-    print(f"  from           {pipeline.report.path}")
-    print(f"  stored as      {pipeline.report.stored_dtype.lower()}")
-    for name, part in zip(names, parts, strict=True):
-        print(f"  {name:<14} {sum(p.numel() for p in part.parameters()) / 1e6:.1f} M parameters")
-    print(f"  predicts       {config.schedule.prediction_type}, {config.schedule.beta_schedule} schedule")
-    print(
-        f"  by default     {defaults.width}x{defaults.height}, {defaults.num_steps} steps of {defaults.sampler}, "
-        f"guidance {defaults.guidance_scale:g}"
-    )
-    if pipeline.takes_mask:
-        print("  made for       inpainting")
-    for key in pipeline.report.dropped:
-        print(f"  not read       {key}")
-    return 0
-
-
-def _list_models() -> list[tuple[str, str]]:
-    """(name, note): the bundled models, and those in the hub's cache that look like Stable Diffusion."""
-    from huggingface_hub import CacheNotFound, scan_cache_dir
-
-    rows = [(name, "bundled" + (", the default" if name == DEFAULT_MODEL else "")) for name in BUNDLED]
-    try:
-        repos = scan_cache_dir().repos
-    except CacheNotFound:
-        return rows
-    for repo in sorted(repos, key=lambda repo: repo.repo_id):
-        files = {file.file_name for revision in repo.revisions for file in revision.files}
-        if repo.repo_type == "model" and (
-            "model_index.json" in files or any(f.endswith(".safetensors") for f in files)
-        ):
-            rows.append((repo.repo_id, f"in the hub's cache, {repo.size_on_disk / 1e9:.1f} GB"))
-    return rows

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stablediff.models.deep_cache import DeepCache
+from stablediff.models.token_merging import merged_tokens
 from stablediff.models.tokenizer import TokenizedPrompt
 from stablediff.models.unet import UNet
 from stablediff.pipeline import Pipeline
@@ -62,16 +64,34 @@ def _lengthen(context: Tensor, length: int) -> Tensor:
     return context
 
 
+@dataclass(frozen=True)
+class Shortcuts:
+    """What makes a call cheaper and its answer a little different: see models/deep_cache.py and token_merging.py."""
+
+    cache_interval: int = 1  # calls, of which one asks the deep layers anew
+    merged_tokens: float = 0.0  # share of them
+
+
+EXACT = Shortcuts()
+
+
 class ConditionedUNet:
     """A `diffusion.denoiser.Network`: the U-Net, told what to draw. Holds `batch` copies of the prompt's rows.
 
-    `extra` (B,C,h,w) joins the latents as further channels (inpainting models).
+    `extra` (B,C,h,w) joins the latents as further channels (inpainting models). `shortcuts` save work.
     """
 
     def __init__(
-        self, unet: UNet, conditioning: Conditioning, batch: int, guidance_scale: float, extra: Tensor | None = None
+        self,
+        unet: UNet,
+        conditioning: Conditioning,
+        batch: int,
+        guidance_scale: float,
+        extra: Tensor | None = None,
+        shortcuts: Shortcuts = EXACT,
     ) -> None:
-        self.unet, self.batch, self.extra = unet, batch, extra
+        self.unet, self.batch, self.extra, self.shortcuts = unet, batch, extra, shortcuts
+        self._ask = DeepCache(unet, shortcuts.cache_interval) if shortcuts.cache_interval > 1 else unet
         self.dtype = next(unet.parameters()).dtype
         self.context = self._per_image(conditioning.context)
         self.pooled = self._per_image(conditioning.pooled)
@@ -89,12 +109,13 @@ class ConditionedUNet:
         if self.extra is not None:
             x = torch.cat([x, self.extra], dim=1)
         x = (x.repeat(2, 1, 1, 1) if with_uncond else x).to(self.dtype, memory_format=torch.channels_last)
-        rows = len(x)
-        return self.unet(
-            x,
-            torch.full((rows,), t, dtype=torch.float32, device=x.device),
-            self.context[:rows],
-            None if self.pooled is None else self.pooled[:rows],
-            None if self.size_ids is None else self.size_ids[:rows],
-            None if self.guidance is None else torch.full((rows,), self.guidance, device=x.device),
-        )
+        rows, _, height, width = x.shape
+        with merged_tokens(self.unet, height, width, self.shortcuts.merged_tokens):
+            return self._ask(
+                x,
+                torch.full((rows,), t, dtype=torch.float32, device=x.device),
+                self.context[:rows],
+                None if self.pooled is None else self.pooled[:rows],
+                None if self.size_ids is None else self.size_ids[:rows],
+                None if self.guidance is None else torch.full((rows,), self.guidance, device=x.device),
+            )

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stablediff import recipe
-from stablediff.conditioning import ConditionedUNet, Conditioning, encode_prompts
+from stablediff.conditioning import ConditionedUNet, Conditioning, Shortcuts, encode_prompts
 from stablediff.diffusion.denoiser import Denoise, Denoiser, Network, keep_known
 from stablediff.diffusion.noise import SeededNoise
 from stablediff.errors import OutOfMemoryError, RequestError, StableDiffError
@@ -33,6 +33,7 @@ from stablediff.images import (
 )
 from stablediff.models.emphasis import parse_emphasis
 from stablediff.models.rows import decode_in_rows
+from stablediff.models.tiny_decoder import TinyDecoder
 from stablediff.observer import Observer
 from stablediff.pace.budget import fit
 from stablediff.pace.estimate import expect, memory_for
@@ -326,7 +327,9 @@ class _Run:
         at_sigma = self.work.sampler.starts_at_sigma and self.request.spacing != "leading"
         x = start * (sigma if at_sigma else math.sqrt(1 + sigma**2))
         x = x if self.known is None else self.known + sigma * start
-        unet = ConditionedUNet(self.pipeline.unet, self.conditioning, batch, self.request.guidance_scale, extra)
+        request = self.request
+        shortcuts = Shortcuts(request.cache_interval, request.merged_tokens)
+        unet = ConditionedUNet(self.pipeline.unet, self.conditioning, batch, request.guidance_scale, extra, shortcuts)
         network: Network = unet if self.observer is None else self.observer.begin(unet, x, self.sigmas)
         denoise: Denoise = Denoiser(network, self.schedule, config.schedule.prediction_type, self.work.guidance)
         if self.known is not None and self.mask is not None and not self.pipeline.takes_mask:
@@ -346,7 +349,7 @@ class _Run:
         """(B,L,h,w) -> B pictures, one at a time: the decoder is where memory peaks."""
         images, before = [], self.seconds["decode"]
         for row in latents.split(1):
-            pixels = self._finite("decode", [self.pipeline.vae], partial(self._decode_one, row))
+            pixels = self._finite("decode", [self.pipeline.decoder], partial(self._decode_one, row))
             image = to_images(self.canvas.crop(pixels))[0]
             if self.mask is not None:
                 image = paste_known(image, self.init, self.mask_image, softness=max(4, self.canvas.cell // 4))
@@ -357,20 +360,20 @@ class _Run:
         return images
 
     def _decode_one(self, latents: Tensor) -> Tensor:
-        vae = self.pipeline.vae
+        decoder = self.pipeline.decoder
         with self.clock("decode"):
-            latents = latents.to(dtype_of(vae))
+            latents = latents.to(dtype_of(decoder))
             pixels: Tensor | None = None
-            if not self.in_rows:
+            if not self.in_rows or isinstance(decoder, TinyDecoder):
                 try:
-                    pixels = vae.decode(latents)
+                    pixels = decoder.decode(latents)
                 except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error):
+                    if not is_out_of_memory(error) or isinstance(decoder, TinyDecoder):
                         raise
                     self.in_rows = True
             if pixels is None:  # not in the handler: the exception there holds on to what the attempt computed
                 free_memory()
-                pixels = decode_in_rows(vae, latents)
+                pixels = decode_in_rows(self.pipeline.vae, latents)
         if not torch.isfinite(pixels).all():
             raise NotFiniteError
         return pixels

@@ -13,14 +13,17 @@ from stablediff.checkpoints.locate import DEFAULT_MODEL, locate
 from stablediff.checkpoints.lora import load_lora
 from stablediff.checkpoints.progress import Progress, silent
 from stablediff.checkpoints.save import save_parts
+from stablediff.checkpoints.tiny_decoder import load_tiny_decoder
 from stablediff.config import ModelConfig, PredictionType
 from stablediff.device import Compute, choose_compute
 from stablediff.diffusion.schedule import NoiseSchedule
-from stablediff.errors import RequestError
+from stablediff.errors import CheckpointError, RequestError
 from stablediff.lexicon import FILE as LEXICON_FILE
 from stablediff.lexicon import Lexicon, read_lexicon
 from stablediff.models.clip import CLIPTextEncoder
+from stablediff.models.int8 import quantise
 from stablediff.models.lora import merge_lora
+from stablediff.models.tiny_decoder import TinyDecoder
 from stablediff.models.tokenizer import Tokenizer
 from stablediff.models.unet import UNet
 from stablediff.models.vae import VAE
@@ -38,6 +41,7 @@ class Pipeline:
     vae: VAE
     compute: Compute
     report: LoadReport
+    tiny_decoder: TinyDecoder | None = None  # which draws instead of the VAE's, faster and a little softer
     loras: tuple[tuple[str, float], ...] = ()  # names and scales of those that are merged in
     lexicon: Lexicon | None = None  # the words that it knows, where that is known
 
@@ -46,6 +50,11 @@ class Pipeline:
         """What a LoRA can change, by the names in its files."""
         encoders = zip(("text_encoder", "text_encoder_2"), self.text_encoders, strict=False)
         return {"unet": self.unet, **dict(encoders)}
+
+    @property
+    def decoder(self) -> VAE | TinyDecoder:
+        """What makes pixels of latents, with its `decode`."""
+        return self.tiny_decoder or self.vae
 
     @property
     def device(self) -> torch.device:
@@ -72,11 +81,13 @@ class Pipeline:
         loras = "".join(f" + {name} ({scale:g})" for name, scale in self.loras)
         return (
             f"{self.name}{loras}: {report.kind}, U-Net of {millions:.0f} M parameters, {prediction}, stored as "
-            f"{report.stored_dtype.lower()} · {self.compute.reason}"
+            f"{report.stored_dtype.lower()}{' · tiny decoder' if self.tiny_decoder else ''} · {self.compute.reason}"
         )
 
     def save(self, folder: str | Path, *, overwrite: bool = False, dtype: torch.dtype | None = None) -> None:
         """Writes a diffusers folder, whole or not at all. Raises CheckpointError if `folder` is taken."""
+        if self.compute.int8:
+            raise CheckpointError("weights that were rounded to int8 cannot be saved: load the model without int8")
         parts = (self.config, self.text_encoders, self.tokenizers, self.unet, self.vae)
         texts = {LEXICON_FILE: self.lexicon.to_text()} if self.lexicon else {}
         save_parts(Path(folder), *parts, overwrite, dtype, texts)
@@ -90,13 +101,15 @@ def load(
     prediction_type: PredictionType | None = None,
     allow_pickle: bool = False,
     loras: Sequence[tuple[str | Path, float]] = (),
+    decoder: str | Path | None = None,
     progress: Progress = silent,
 ) -> Pipeline:
     """Loads the bundled model ("sticker"), a diffusers folder, a single file, or a hub id ("owner/name").
 
-    device: "cpu", "cuda", "cuda:1", "mps" or None for the best. dtype: "float32", "bfloat16", "float16" or None for the
-    fastest that is safe there. loras: the LoRAs to merge into the weights, each a file, folder or hub id and a scale,
-    as ("detail.safetensors", 0.8). progress: called with "downloading" or "loading" and the share that is done. Raises
+    device: "cpu", "cuda", "cuda:1", "mps" or None for the best. dtype: "float32", "bfloat16", "float16", "int8" (a CPU's
+    U-Net: faster, and a little less like the model) or None for the fastest that is safe there. loras: the LoRAs to merge into the weights, each a file, folder or hub id and a scale,
+    as ("detail.safetensors", 0.8). decoder: a tiny one in TAESD's layout (file, folder or hub id): faster,
+    and a little softer. progress: called with "downloading" or "loading" and the share that is done. Raises
     CheckpointError, DeviceError or RequestError, whose text says what to do.
     """
     if not all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int | float) for item in loras):
@@ -115,9 +128,13 @@ def load(
         report=parts.report,
         lexicon=None if location.is_file else read_lexicon(location.path),
     )
+    if decoder is not None:
+        pipeline.tiny_decoder = load_tiny_decoder(decoder, parts.config, compute)
     for file, scale in loras:
         name = load_lora(file, pipeline.networks, scale)
         for network in pipeline.networks.values():
             merge_lora(network)
         pipeline.loras += ((name, scale),)
+    if compute.int8:  # last, for what is rounded takes no LoRA
+        quantise(pipeline.unet)
     return pipeline

@@ -21,6 +21,8 @@ MAX_STEPS = 1_000
 MIN_SIZE, MAX_SIZE, SIZE_STEP = 64, 2048, 8
 MAX_IMAGES = 64
 MAX_GUIDANCE = 100.0
+MAX_CACHE_INTERVAL = 20
+MAX_MERGED = 0.75
 MAX_SEED = 2**63 - 1
 MAX_BUDGET = 86_400  # seconds: a day
 
@@ -30,8 +32,10 @@ class Request:
     """One wish. What is None is left to the model (see `Defaults`) or, for the seed, to chance.
 
     Sizes are pixels, multiples of 8. `spacing` names the noise levels to visit ("karras", "trailing", …).
-    `guidance_interval` = (low, high] are the noise levels σ with guidance. `eta` is the share of fresh noise in DDIM
-    and Euler ancestral. With `init_image` the picture starts from it, changed by `strength` in (0, 1]; with
+    `guidance_interval` = (low, high] are the noise levels σ with guidance. With `cache_interval` N above 1 the U-Net's
+    deep layers answer at one call of N only; `merged_tokens`, up to 0.75, is the share of the finest self-attention's
+    tokens that are merged into others: faster, and a little less like the model. `eta` is the share of fresh noise in
+    DDIM and Euler ancestral. With `init_image` the picture starts from it, changed by `strength` in (0, 1]; with
     `mask_image` only its white parts are drawn anew. Every `preview_every` steps an update carries a small preview; 0
     means never. `quality` ("draft", "balanced", "best") chooses the steps and the sampler; so does `time_budget_s`, the
     seconds that all pictures of the request may take together, by what was measured on this machine.
@@ -45,6 +49,8 @@ class Request:
     guidance_scale: float | None = None
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float] | None = None
+    cache_interval: int = 1
+    merged_tokens: float = 0.0
     sampler: str | None = None
     spacing: str | None = None
     eta: float | None = None
@@ -71,7 +77,7 @@ class Request:
                 )
             if any("\ud800" <= letter <= "\udfff" for letter in text):  # undecodable bytes of a command line
                 raise RequestError(f"{name} has characters that are not in Unicode: retype them, in UTF-8")
-        for name in ("num_images", "preview_every", "guidance_rescale", "strength"):
+        for name in ("num_images", "preview_every", "guidance_rescale", "strength", "cache_interval", "merged_tokens"):
             if getattr(self, name) is None:
                 raise RequestError(f"{name} is None: choose a number, or leave {name} away")
         _check_int("num_steps", self.num_steps, 1, MAX_STEPS)
@@ -84,6 +90,8 @@ class Request:
         _check_number("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE)
         _check_number("guidance_rescale", self.guidance_rescale, 0, 1)
         _check_number("eta", self.eta, 0, 1)
+        _check_int("cache_interval", self.cache_interval, 1, MAX_CACHE_INTERVAL)
+        _check_number("merged_tokens", self.merged_tokens, 0, MAX_MERGED)
         _check_number("strength", self.strength, 0, 1)
         if self.strength == 0:
             raise RequestError("strength is 0, which would change nothing: choose more than 0, up to 1")

@@ -16,7 +16,8 @@ from stablediff.insight.attention import AttentionMaps, overlay, probabilities, 
 from stablediff.insight.explain import equations, schedule_plot, sources_of
 from stablediff.insight.film import animate, chosen, letters
 from stablediff.insight.recorder import Recorder
-from stablediff.models.layers import Attention, attend
+from stablediff.models.attention import attend
+from stablediff.models.layers import Attention
 
 
 def record(pipeline: Pipeline, **wishes: object) -> tuple[Recorder, Result]:

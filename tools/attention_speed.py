@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stablediff.models.layers import _plain_attention
+from stablediff.models.attention import plain_attention
 
 Attention = Callable[..., Tensor]
 
@@ -33,7 +33,7 @@ def milliseconds(attention: Attention, batch: int, heads: int, queries: int, key
 
 def main() -> None:
     for shape in ((32, 6, 64, 64), (32, 6, 64, 32), (32, 10, 16, 32), (32, 6, 128, 128)):
-        for name, attention in (("fused", F.scaled_dot_product_attention), ("plain", _plain_attention)):
+        for name, attention in (("fused", F.scaled_dot_product_attention), ("plain", plain_attention)):
             forth, back = milliseconds(attention, *shape)
             print(f"batch, heads, queries, keys {shape}, {name}: {forth:.1f} ms forth, {back:.1f} ms back")
 

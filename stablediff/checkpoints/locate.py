@@ -80,6 +80,24 @@ def locate_lora(name: str) -> Location:
     raise CheckpointError(f"there is no LoRA {name[:200]!r}: {choices}")
 
 
+def locate_weights(name: str, what: str, example: str) -> Location:
+    """Finds a part of a model: a .safetensors file, a folder, or a hub id. Raises CheckpointError."""
+    path = Path(name)
+    try:
+        if name and (path.is_dir() or path.is_file()):
+            return Location(path.stem, path if path.is_dir() else _only_safetensors(path, what))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot look at {name[:200]!r} ({error}): check the name") from error
+    if not _is_hub_name(name):
+        raise CheckpointError(
+            f"there is no {what} {name[:200]!r}: choose a .safetensors file, a folder that holds one, or a hub id such "
+            f"as {example}"
+        )
+    from stablediff.checkpoints.hub import download
+
+    return Location(name, download(name))
+
+
 def locate_clip(name: str) -> Location:
     """Finds a CLIP with both towers: a folder with config.json, or a hub id. Raises CheckpointError."""
     choices = (
@@ -111,9 +129,9 @@ def _only_lora(folder: Path) -> Path:
     return files[0]
 
 
-def _only_safetensors(path: Path) -> Path:
+def _only_safetensors(path: Path, what: str = "LoRA") -> Path:
     if path.suffix.lower() != ".safetensors":
-        raise CheckpointError(f"{path} does not end in .safetensors, and only such files are read as LoRA: choose one")
+        raise CheckpointError(f"{path} does not end in .safetensors, and only such files are read as {what}")
     return path
 
 

@@ -75,7 +75,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, help="where the report goes (default: runs/evaluation/MODEL)")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps")
-    parser.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
+    parser.add_argument("--dtype", help="auto, float32, bfloat16, float16 or int8")
 
 
 def _add_folder(reports: Commands) -> None:

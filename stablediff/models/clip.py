@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stablediff.config import CLIPConfig
-from stablediff.models.layers import attend
+from stablediff.models.attention import attend
 
 
 class TextEncoding(NamedTuple):

@@ -6,36 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Tokens up to which training on a CPU does without the fused kernel, whose way back is several times slower there
-# (`python tools/attention_speed.py`). With more tokens the scores would need too much memory.
-_SHORT = 128
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, *, causal: bool = False, upcast: bool = False) -> Tensor:
-    """Multi-head scaled-dot-product attention (Vaswani et al. 2017, eq. 1).
-
-    q (B,T,D), k and v (B,S,D) -> (B,T,D). `upcast` computes scores in float32 (SD 2.1 overflows in float16).
-    """
-
-    def heads(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (B,H,T,D/H)
-
-    if upcast:
-        q, k = q.float(), k.float()
-    learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    short = max(q.shape[1], k.shape[1]) <= _SHORT
-    product = _plain_attention if learns and short and q.device.type == "cpu" else F.scaled_dot_product_attention
-    out = product(heads(q), heads(k), heads(v.to(q.dtype)), is_causal=causal)
-    return out.transpose(1, 2).flatten(2).to(v.dtype)
-
-
-def _plain_attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> Tensor:
-    """The equation as it stands, with all scores in memory: (B,H,T,D), (B,H,S,D) twice -> (B,H,T,D)."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if is_causal:
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill(future, -math.inf)
-    return scores.float().softmax(dim=-1).to(v.dtype) @ v
+from stablediff.models.attention import attend
 
 
 class Attention(nn.Module):

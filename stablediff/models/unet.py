@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stablediff.config import UNetConfig
+from stablediff.models.attention import attend
 from stablediff.models.layers import (
     Downsample,
     ResnetBlock,
     SpatialTransformer,
     TimestepEmbedding,
     Upsample,
-    attend,
     sinusoidal_embedding,
 )
 
@@ -98,8 +98,12 @@ class UpBlock(UNetBlock):
         self.upsamplers = nn.ModuleList([] if level == 0 else [Upsample(channels)])
 
     def forward(self, x: Tensor, skips: list[Tensor], time_emb: Tensor, context: Tensor) -> Tensor:
-        """Takes its skips off the end of the list, and leaves the map at the size of the next skip."""
-        for index in range(len(self.resnets)):
+        """Takes its skips off the end of the list, and leaves the map at the size of the next skip.
+
+        The finest block leaves its last layer to `UNet.finish`.
+        """
+        layers = len(self.resnets) if len(self.upsamplers) else len(self.resnets) - 1
+        for index in range(layers):
             x = self.layer(index, torch.cat([x, skips.pop()], dim=1), time_emb, context)
         for upsample in self.upsamplers:
             x = upsample(x, size=(skips[-1].shape[-2], skips[-1].shape[-1]))
@@ -184,14 +188,24 @@ class UNet(nn.Module):
         height and width, in pixels. LCM checkpoints take `guidance` (B,).
         """
         time_emb = self.embed_time(timestep, context, pooled, size_ids, guidance)
-
         x = self.conv_in(x)
+        return self.finish(x, self.deep(x, time_emb, context), time_emb, context)
+
+    def deep(self, x: Tensor, time_emb: Tensor, context: Tensor) -> Tensor:
+        """All layers but the outermost ones: (B,C,h,w) from `conv_in` -> (B,C',h,w). Changes little between steps."""
         skips = [x]
         for down in self.down_blocks:
             skips.extend(down(skips[-1], time_emb, context))
         x = self.mid_block(skips[-1], time_emb, context)
         for up in self.up_blocks:
             x = up(x, skips, time_emb, context)
+        return x
+
+    def finish(self, x: Tensor, deep: Tensor, time_emb: Tensor, context: Tensor) -> Tensor:
+        """The last layer, which reads what `conv_in` and `deep` gave -> (B,C',h,w)."""
+        last = self.up_blocks[-1]
+        assert isinstance(last, UpBlock)
+        x = last.layer(len(last.resnets) - 1, torch.cat([deep, x], dim=1), time_emb, context)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
     def embed_time(

@@ -11,7 +11,7 @@ from stablediff.errors import RequestError
 from stablediff.pace.estimate import seconds_for
 from stablediff.pace.plan import Plan, make_plan
 from stablediff.pace.presets import PRESETS, Preset, apply_preset, family, preset
-from stablediff.pace.speed import Speed
+from stablediff.pace.speed import Speed, costliest
 from stablediff.pipeline import Pipeline
 from stablediff.request import MIN_SIZE, Request
 
@@ -116,7 +116,7 @@ def _plan(request: Request, pipeline: Pipeline, num_steps: int | None = None) ->
 
 
 def _measure(plan: Plan, pipeline: Pipeline, speed: Speed, budget: float) -> None:
-    call = speed.unet(plan.canvas.cells, max(plan.calls(plan.batch_size)))
+    call = speed.unet(plan.canvas.cells, costliest(plan))
     speed.measure(pipeline, plan, again=call is not None and call < _CHEAP * budget)
 
 

@@ -17,22 +17,23 @@ def seconds_for(plan: Plan, speed: Speed) -> float | None:
     decoder = speed.decoder(plan.canvas.cells)
     total = (speed.text() or 0.0) * (2 if plan.guidance.scale > 1 else 1)
     for pictures, batches in plan.batches.items():
-        for rows, calls in plan.calls(pictures).items():
-            seconds = speed.unet(plan.canvas.cells, rows)
+        for call, times in plan.calls(pictures).items():
+            seconds = speed.unet(plan.canvas.cells, call)
             if seconds is None or decoder is None:
                 return None
-            total += batches * calls * seconds
+            total += batches * times * seconds
     started = _ENCODER if plan.request.init_image is not None else 0.0
     return total + (decoder or 0.0) * (plan.request.num_images + started)
 
 
 def memory_for(plan: Plan, pipeline: Pipeline) -> float:
     """Bytes, about: the weights, the program, and the decoder at its peak (docs/measurements.md has real ones)."""
-    networks = [*pipeline.text_encoders, pipeline.unet, pipeline.vae]
+    networks = [*pipeline.text_encoders, pipeline.unet, pipeline.vae, *filter(None, [pipeline.tiny_decoder])]
     weights = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
-    config, size = pipeline.config.vae, next(pipeline.vae.parameters()).element_size()
+    config, size = pipeline.config.vae, next(pipeline.decoder.parameters()).element_size()
     pixels = plan.request.width * plan.request.height / config.patch_size**2
-    return _PROGRAM + weights + _COPIES * pixels * config.channels[0] * size
+    channels = pipeline.tiny_decoder.config.width if pipeline.tiny_decoder else config.channels[0]
+    return _PROGRAM + weights + _COPIES * pixels * channels * size
 
 
 @dataclass
@@ -67,7 +68,7 @@ def expect(plan: Plan, speed: Speed | None) -> Arrival:
     if speed is None:
         return Arrival()
     calls = plan.calls(plan.batch_size)
-    seconds = [speed.unet(plan.canvas.cells, rows) for rows in calls]
+    seconds = [speed.unet(plan.canvas.cells, call) for call in calls]
     known = [one * count for one, count in zip(seconds, calls.values(), strict=True) if one is not None]
     step = sum(known) / plan.steps if len(known) == len(seconds) else None
     return Arrival(step, speed.decoder(plan.canvas.cells))

@@ -4,17 +4,27 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from stablediff.canvas import Canvas
 from stablediff.diffusion.denoiser import Guidance
 from stablediff.diffusion.samplers import SAMPLERS, Sampler
 from stablediff.diffusion.spacing import step_sigmas
 from stablediff.errors import RequestError
+from stablediff.models.deep_cache import is_due
 from stablediff.pipeline import Pipeline
 from stablediff.request import ResolvedRequest
 
 # Latent cells drawn at once. Small models gain from a batch; on a CPU big ones do not, and one picture comes sooner.
 _CELLS_AT_ONCE = {"cpu": 4096, "mps": 8192, "cuda": 32768}
+
+
+class Call(NamedTuple):
+    """What the time of a call depends on, beside the size: not `whole` are those that ask no deep layers."""
+
+    rows: int
+    merged_tokens: float = 0.0
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -33,13 +43,18 @@ class Plan:
         """Of one picture."""
         return len(self.sigmas) - 1
 
-    def calls(self, pictures: int) -> "Counter[int]":
-        """How often the U-Net is asked for so many pictures at once, by the rows that it gets."""
-        calls: Counter[int] = Counter()
+    def calls(self, pictures: int) -> "Counter[Call]":
+        """How often the U-Net is asked for so many pictures at once, and how much of it answers."""
+        calls: Counter[Call] = Counter()
+        number = kept = 0
         for sigma, sigma_next in pairwise(self.sigmas):
             rows = pictures * (2 if self.guidance.active(sigma) else 1)
             # The second look of a step is at a level with noise; the last step has none.
-            calls[rows] += self.sampler.evaluations if sigma_next > 0 else 1
+            for _ in range(self.sampler.evaluations if sigma_next > 0 else 1):
+                whole = is_due(number, self.request.cache_interval, rows, kept)
+                calls[Call(rows, self.request.merged_tokens, whole)] += 1
+                kept = rows if whole else kept
+                number += 1
         return calls
 
     @property

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from stablediff.conditioning import ConditionedUNet, encode_prompts
+from stablediff.conditioning import ConditionedUNet, Shortcuts, encode_prompts
 from stablediff.fallback import dtype_of
-from stablediff.pace.plan import Plan
+from stablediff.pace.plan import Call, Plan
 from stablediff.pace.store import cache_folder, median, read_times, write_times
 from stablediff.pipeline import Pipeline
+from stablediff.request import MAX_CACHE_INTERVAL
 
 _BRIEF = 0.2  # seconds: what is faster is timed again, and the decoder at its full size
 _WARM_UP = 8  # cells a side: enough to read the weights from the disk, and soon done
@@ -39,17 +40,17 @@ class Speed:
         """Of reading one prompt."""
         return self.times.get("text")
 
-    def unet(self, cells: Cells, rows: int) -> float | None:
+    def unet(self, cells: Cells, call: Call) -> float | None:
         """Of one call; in proportion from the nearest size that is known, or None if none is."""
-        return self._scaled("unet", cells, rows)
+        return self._scaled(_part(call), cells, call.rows)
 
     def decoder(self, cells: Cells) -> float | None:
         """Of one picture, in the same way."""
         return self._scaled("decoder", cells, 1)
 
-    def knows(self, cells: Cells, rows: int) -> bool:
+    def knows(self, cells: Cells, call: Call) -> bool:
         """Whether a call at this very size was timed."""
-        return _name("unet", cells, rows) in self.times
+        return _name(_part(call), cells, call.rows) in self.times
 
     def _scaled(self, what: str, cells: Cells, rows: int) -> float | None:
         work = cells[0] * cells[1] * rows
@@ -63,14 +64,16 @@ class Speed:
 
     def measure(self, pipeline: Pipeline, plan: Plan, *, again: bool = False) -> None:
         """Times what is not yet known of a plan, or (`again`) the U-Net though it is. As long as a few of its steps."""
-        rows = max(plan.calls(plan.batch_size))
+        most = costliest(plan)
         cells = plan.canvas.cells
         new = {}
         if self.text() is None:
             new["text"] = _timed(lambda: encode_prompts(pipeline, [""], 512, 512))
-        if again or not self.knows(cells, rows):
-            _call_unet(pipeline, (_WARM_UP, _WARM_UP), rows)()
-            new[_name("unet", cells, rows)] = _timed(_call_unet(pipeline, cells, rows))
+        # With a cache, calls of two kinds have to be known.
+        for call in {most, most._replace(whole=plan.request.cache_interval == 1)}:
+            if again or not self.knows(cells, call):
+                _call_unet(pipeline, (_WARM_UP, _WARM_UP), call)()
+                new[_name(_part(call), cells, call.rows)] = _timed(_call_unet(pipeline, cells, call))
         if _name("decoder", cells, 1) not in self.times:
             half = max(cells[0] // 2, 1), max(cells[1] // 2, 1)
             _call_decoder(pipeline, (_WARM_UP, _WARM_UP))()
@@ -90,14 +93,25 @@ class Speed:
         new = {_name("decoder", plan.canvas.cells, 1): decode}
         calls = plan.calls(plan.batch_size)
         if len(calls) == 1 and len(steps) > 1:
-            (rows,) = calls
-            new[_name("unet", plan.canvas.cells, rows)] = median(list(steps[1:])) / plan.sampler.evaluations
+            (call,) = calls
+            new[_name(_part(call), plan.canvas.cells, call.rows)] = median(list(steps[1:])) / plan.sampler.evaluations
         self._keep(new)
 
     def _keep(self, new: dict[str, float]) -> None:
         if new:
             self.times = self.times | new  # a new one, because other threads may be reading
             write_times(self.path, new, self.about)
+
+
+def costliest(plan: Plan) -> Call:
+    """Of a plan's calls."""
+    return max(plan.calls(plan.batch_size), key=lambda call: (call.whole, call.rows))
+
+
+def _part(call: Call) -> str:
+    """The name under which such calls are kept."""
+    merged = f"-merged-{call.merged_tokens:g}" if call.merged_tokens else ""
+    return ("unet" if call.whole else "shallow") + merged
 
 
 def _name(what: str, cells: Cells, rows: int) -> str:
@@ -127,31 +141,34 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 @torch.inference_mode()
-def _call_unet(pipeline: Pipeline, cells: Cells, rows: int) -> Callable[[], object]:
+def _call_unet(pipeline: Pipeline, cells: Cells, call: Call) -> Callable[[], object]:
     """A call as `generate` makes them, for an empty prompt."""
     conditioning = encode_prompts(pipeline, [""], 512, 512)
-    unet = ConditionedUNet(pipeline.unet, conditioning, rows, guidance_scale=1.0)
-    x = torch.randn(rows, pipeline.config.unet.in_channels, *cells, generator=torch.Generator().manual_seed(0))
+    shortcuts = Shortcuts(1 if call.whole else MAX_CACHE_INTERVAL, call.merged_tokens)
+    unet = ConditionedUNet(pipeline.unet, conditioning, call.rows, guidance_scale=1.0, shortcuts=shortcuts)
+    x = torch.randn(call.rows, pipeline.config.unet.in_channels, *cells, generator=torch.Generator().manual_seed(0))
     x = x.to(pipeline.device)
+    if not call.whole:
+        unet(x, 500.0, with_uncond=False)  # the deep layers have to be asked once
     return torch.inference_mode()(lambda: unet(x, 500.0, with_uncond=False))
 
 
 @torch.inference_mode()
 def _call_decoder(pipeline: Pipeline, cells: Cells) -> Callable[[], object]:
     latents = torch.zeros(1, pipeline.config.vae.latent_channels, *cells, device=pipeline.device)
-    latents = latents.to(dtype_of(pipeline.vae))
-    return torch.inference_mode()(lambda: pipeline.vae.decode(latents))
+    latents = latents.to(dtype_of(pipeline.decoder))
+    return torch.inference_mode()(lambda: pipeline.decoder.decode(latents))
 
 
 def _about(pipeline: Pipeline) -> str:
     """All that the times depend on, in a line."""
     config = pipeline.config
-    networks = repr((config.text_encoders, config.unet, config.vae)).encode()
+    networks = repr((config.text_encoders, config.unet, pipeline.decoder.config)).encode()
     return " · ".join(
         [
             f"model {hashlib.sha256(networks).hexdigest()[:16]}",
             _machine(pipeline.device),
-            f"{dtype_of(pipeline.unet)}, decoder {dtype_of(pipeline.vae)}",
+            f"{'int8, ' if pipeline.compute.int8 else ''}{dtype_of(pipeline.unet)}, decoder {dtype_of(pipeline.decoder)}",
             f"torch {torch.__version__}",
         ]
     )

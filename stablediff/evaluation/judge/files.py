@@ -34,6 +34,17 @@ def save_judge(judge: Judge, folder: Path) -> None:
         raise EvaluationError(f"cannot save the judge to {folder} ({error}): free some space") from error
 
 
+def take_over(judge: Judge, folder: Path) -> None:
+    """Gives `judge` the weights of another one, where they have the same name and shape. Raises EvaluationError."""
+    try:
+        former = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise EvaluationError(f"the judge in {folder} cannot be read ({str(error)[:200]}): {_REMEDY}") from error
+    own = judge.state_dict()
+    fitting = {name: value.float() for name, value in former.items() if name in own and own[name].shape == value.shape}
+    judge.load_state_dict({**own, **fitting})
+
+
 def load_judge(folder: Path) -> Judge:
     """In float32, ready to judge. Raises EvaluationError."""
     if not (folder / SETTINGS).is_file():

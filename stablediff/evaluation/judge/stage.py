@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stablediff.evaluation.judge.files import save_judge
+from stablediff.evaluation.judge.files import save_judge, take_over
 from stablediff.evaluation.judge.network import GRID, SIDE, Judge, JudgeConfig
 from stablediff.evaluation.judge.scenes import JudgeScenes, SmallIcons
 from stablediff.training.config import LoopConfig
@@ -30,12 +30,16 @@ _PRESENCE = 20.0  # weight of finding centres, a mean over mostly empty cells
 
 @dataclass(frozen=True)
 class JudgeStageConfig:
-    """A stage file. `things_file` has a thing a line; `num_things` of them are learnt (0: all)."""
+    """A stage file. `things_file` has a thing a line; `num_things` of them are learnt (0: all).
+
+    `start_from` is the folder of another judge, whose weights of the same name and shape are taken over.
+    """
 
     loop: LoopConfig
     things_file: Path | None = None
     num_things: int = 0
     widths: tuple[int, ...] = (48, 96, 192)
+    start_from: Path | None = None
 
 
 class JudgeStage(Stage):
@@ -58,6 +62,8 @@ class JudgeStage(Stage):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.loop.seed)
             self.judge = Judge(JudgeConfig(things, icons.styles, config.widths))
+        if config.start_from is not None:
+            take_over(self.judge, config.start_from)
 
     def batch(self, step: int, rows: slice) -> Batch:
         streams = [np.random.default_rng((self.config.loop.seed, step, row)) for row in range(rows.start, rows.stop)]

@@ -1,0 +1,74 @@
+"""Scaled-dot-product attention, by the way that is fastest where it runs."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Tokens up to which training on a CPU does without the fused kernel, whose way back is several times slower there
+# (`python tools/attention_speed.py`). With more tokens the scores would need too much memory.
+_SHORT = 128
+_STRIP = 2**20  # scores at a time: as many as stay in a CPU's cache
+_WIDTH = 16  # numbers: products are fastest where rows are a multiple of it
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, *, causal: bool = False, upcast: bool = False) -> Tensor:
+    """Multi-head scaled-dot-product attention (Vaswani et al. 2017, eq. 1).
+
+    q (B,T,D), k and v (B,S,D) -> (B,T,D). `upcast` computes scores in float32 (SD 2.1 overflows in float16).
+    """
+
+    def heads(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (B,H,T,D/H)
+
+    if upcast:
+        q, k = q.float(), k.float()
+    product: Callable[..., Tensor] = F.scaled_dot_product_attention
+    if q.device.type == "cpu":
+        learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+        if learns and max(q.shape[1], k.shape[1]) <= _SHORT:
+            product = plain_attention
+        elif not learns and not causal and q.dtype == torch.bfloat16 and strips_are_faster():
+            product = attention_in_strips
+    out = product(heads(q), heads(k), heads(v.to(q.dtype)), is_causal=causal)
+    return out.transpose(1, 2).flatten(2).to(v.dtype)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False) -> Tensor:
+    """The equation as it stands, with all scores in memory: (B,H,T,D), (B,H,S,D) twice -> (B,H,T,D)."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if is_causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(future, -math.inf)
+    return scores.float().softmax(dim=-1).to(v.dtype) @ v
+
+
+@functools.cache
+def strips_are_faster() -> bool:
+    """Where a CPU multiplies bfloat16 but has no matrix unit, torch's fused kernel is no faster than in float32."""
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16")) and not has.get("amx_bf16")
+
+
+def attention_in_strips(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False) -> Tensor:
+    """The equation for some heads, or some rows of one head, at a time: shapes as `plain_attention`, never causal.
+
+    Scores are rounded to the inputs' precision; sums are taken in float32.
+    """
+    assert not is_causal
+    batch, heads, rows, width = q.shape
+    q, k = (x.flatten(0, 1).contiguous() for x in (q * width**-0.5, k))
+    v = F.pad(v.flatten(0, 1), (0, -width % _WIDTH))
+    out = q.new_empty(batch * heads, rows, v.shape[-1])
+    keys = k.transpose(1, 2)
+    some = max(_STRIP // (rows * k.shape[1]), 1)
+    strip = min(max(_STRIP // k.shape[1], 1), rows)
+    for head in range(0, len(q), some):
+        of = slice(head, head + some)
+        for row in range(0, rows, strip):
+            scores = torch.bmm(q[of, row : row + strip], keys[of])
+            torch.bmm(torch.softmax(scores, -1), v[of], out=out[of, row : row + strip])
+    return out[..., :width].unflatten(0, (batch, heads))
