@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--model", default=os.environ.get("STABLEDIFF_MODEL", DEFAULT_MODEL), help="as in generate")
     parser.add_argument("--device", default=os.environ.get("STABLEDIFF_DEVICE"), help="auto, cpu, cuda or mps")
     parser.add_argument(
-        "--dtype", default=os.environ.get("STABLEDIFF_DTYPE"), help="auto, float32, bfloat16 or float16"
+        "--dtype", default=os.environ.get("STABLEDIFF_DTYPE"), help="auto, float32, bfloat16, float16 or int8"
     )
     parser.add_argument("--host", default=None, help="address to listen at (GRADIO_SERVER_NAME; this machine only)")
     parser.add_argument("--port", type=int, default=None, help="port (GRADIO_SERVER_PORT; the first free from 7860)")

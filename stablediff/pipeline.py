@@ -21,7 +21,7 @@ from stablediff.errors import CheckpointError, RequestError
 from stablediff.lexicon import FILE as LEXICON_FILE
 from stablediff.lexicon import Lexicon, read_lexicon
 from stablediff.models.clip import CLIPTextEncoder
-from stablediff.models.int8 import quantise
+from stablediff.models.int8 import count_weights, quantise
 from stablediff.models.lora import merge_lora
 from stablediff.models.tiny_decoder import TinyDecoder
 from stablediff.models.tokenizer import Tokenizer
@@ -76,7 +76,7 @@ class Pipeline:
     def describe(self) -> str:
         """A line for the user: what was loaded, from where, and where it computes."""
         report = self.report
-        millions = sum(p.numel() for p in self.unet.parameters()) / 1e6
+        millions = count_weights(self.unet) / 1e6
         prediction = self.config.schedule.prediction_type
         loras = "".join(f" + {name} ({scale:g})" for name, scale in self.loras)
         return (
@@ -106,10 +106,11 @@ def load(
 ) -> Pipeline:
     """Loads the bundled model ("sticker"), a diffusers folder, a single file, or a hub id ("owner/name").
 
-    device: "cpu", "cuda", "cuda:1", "mps" or None for the best. dtype: "float32", "bfloat16", "float16", "int8" (a CPU's
-    U-Net: faster, and a little less like the model) or None for the fastest that is safe there. loras: the LoRAs to merge into the weights, each a file, folder or hub id and a scale,
-    as ("detail.safetensors", 0.8). decoder: a tiny one in TAESD's layout (file, folder or hub id): faster,
-    and a little softer. progress: called with "downloading" or "loading" and the share that is done. Raises
+    device: "cpu", "cuda", "cuda:1", "mps" or None for the best. dtype: "float32", "bfloat16", "float16" or None for
+    the fastest that is safe there; "int8" (the U-Net, on a CPU) is faster, and a little less like the model. loras:
+    those to merge into the weights, each a file, folder or hub id and a scale, as ("detail.safetensors", 0.8). decoder:
+    a tiny one in TAESD's layout (file, folder or hub id): faster, and a little softer. progress: called with
+    "downloading" or "loading" and the share that is done. Raises
     CheckpointError, DeviceError or RequestError, whose text says what to do.
     """
     if not all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int | float) for item in loras):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 from reference import randn
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from stablediff.bench import run as module
 from stablediff.bench import worker
 from stablediff.bench.engines import ENGINES, engine_class
 from stablediff.bench.gate import TOLERANCES, judge, relative_error
+from stablediff.bench.levers import picture_error
 from stablediff.bench.material import count_flops, make_material, read_material
 from stablediff.bench.report import markdown, write_report
 from stablediff.bench.results import collect
@@ -273,3 +275,33 @@ def test_reports_of_nothing_can_be_written(tmp_path: Path):
     run(replace(settings, engines=()), lambda _line: None)
     text = write_report(collect(settings), tmp_path / "report").read_text()
     assert "- stablediff: failed, it was not measured yet" in text
+
+
+# --- our own shortcuts -----------------------------------------------------------------------------------------------
+
+
+def test_shortcuts_are_measured_beside_the_plain_way(
+    tiny_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = str(tiny_model("sd1").folder)
+    arguments = ["bench", "--levers", "--model", folder, "--steps", "6", "--rounds", "1", "--threads", "1"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    report = Path(capsys.readouterr().out.strip())
+    assert report.parent == tmp_path
+    found = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))["levers"]
+    assert found["plain"]["times_faster"] == 1
+    assert found["plain"]["picture_error"] == 0
+    assert {"half the steps", "deep layers at 1 call of 2", "50% of the tokens merged"} <= set(found)
+    for name, figures in found.items():
+        assert figures["seconds"] > 0
+        assert figures["picture_error"] > 0 or not name.startswith("deep layers"), name
+    text = report.read_text(encoding="utf-8")
+    assert all(name in text for name in found)
+    assert (tmp_path / report.with_suffix(".png").name).is_file()
+
+
+def test_a_picture_that_is_two_off_has_an_error_of_two():
+    one, other = Image.new("RGB", (4, 4), (10, 10, 10)), Image.new("RGB", (4, 4), (12, 8, 10))
+    mean, rms = picture_error([one], [other])
+    assert math.isclose(mean, 4 / 3, rel_tol=1e-6)
+    assert math.isclose(rms, math.sqrt(8 / 3), rel_tol=1e-6)

@@ -87,10 +87,10 @@ def test_float16_on_a_cpu_is_refused_with_the_reason(machine):
             choose_compute("cpu", dtype)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "int8", "Float32", ""])
+@pytest.mark.parametrize("dtype", ["float64", "int4", "Float32", ""])
 def test_unknown_precisions_are_refused_with_the_choices(machine, dtype: str):
     machine()
-    with pytest.raises(DeviceError, match=r"is not known: choose one of float32, bfloat16, float16, or auto"):
+    with pytest.raises(DeviceError, match=r"is not known: choose one of float32, bfloat16, float16, int8, or auto"):
         choose_compute("cpu", dtype)
 
 
@@ -117,3 +117,22 @@ def test_autoencoders_that_overflow_in_float16_get_a_wider_type(machine, monkeyp
     compute = Compute(torch.device(device), dtype, "")
     assert compute.vae_dtype(force_upcast=True) == expected
     assert compute.vae_dtype(force_upcast=False) == dtype
+
+
+@pytest.mark.parametrize(
+    ("cpu", "best"), [({"avx512_vnni"}, "float32"), ({"avx_vnni"}, "float32"), ({"amx_int8", "amx_bf16"}, "bfloat16")]
+)
+def test_int8_is_for_the_networks_products_only(machine, cpu: set[str], best: str):
+    machine(cpu=cpu)
+    compute = choose_compute("cpu", "int8")
+    assert compute.int8
+    assert compute.dtype == getattr(torch, best)
+    assert compute.reason.endswith(f"the U-Net in int8, the rest in {best}")
+    assert not choose_compute("cpu").int8
+
+
+@pytest.mark.parametrize(("has", "device"), [({}, "cpu"), ({"cuda": 1}, "cuda"), ({"cpu": {"avx512_bf16"}}, "cpu")])
+def test_int8_elsewhere_is_refused(machine, has, device: str):
+    machine(**has)
+    with pytest.raises(DeviceError, match="int8 is for CPUs with"):
+        choose_compute(device, "int8")

@@ -5,12 +5,17 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+
 from stablediff.bench.engines import ENGINES
+from stablediff.bench.levers import measure_levers, write_levers
 from stablediff.bench.report import write_report
 from stablediff.bench.results import collect
 from stablediff.bench.run import Settings, run
 from stablediff.bench.workloads import LANES, choose_workloads
+from stablediff.checkpoints.locate import DEFAULT_MODEL
 from stablediff.errors import RequestError
+from stablediff.request import Request
 
 
 def add_bench(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +28,12 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=int, default=3, metavar="N", help="warm ones a process (default: 3)")
     parser.add_argument("--quick", action="store_true", help="tiny networks: does it work? It says nothing about speed")
     parser.add_argument("--fresh", action="store_true", help="measure again what is there from before")
+    parser.add_argument(
+        "--levers", action="store_true", help="instead: what this package's own shortcuts save and cost"
+    )
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="of --levers")
+    parser.add_argument("--decoder", metavar="FILE", help="of --levers: a tiny decoder for that model")
+    parser.add_argument("--steps", type=int, metavar="N", help="of --levers (default: the model's own)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="models and results (default: runs/bench)")
     parser.add_argument("--report", type=Path, metavar="FOLDER", help="the tables and plots (default: OUT/report)")
 
@@ -35,6 +46,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     for name in ("threads", "rounds", "pictures"):
         if not 1 <= getattr(arguments, name) <= 1000:
             raise RequestError(f"--{name} is {getattr(arguments, name)}: choose 1 to 1000")
+    if arguments.levers:
+        return _levers(arguments)
     out = arguments.out or Path("runs") / ("bench-quick" if arguments.quick else "bench")
     settings = Settings(
         out=out,
@@ -50,6 +63,15 @@ def _bench(arguments: argparse.Namespace) -> int:
         _forget(settings)
     run(settings, lambda line: print(line, file=sys.stderr, flush=True))
     print(write_report(collect(settings), arguments.report or out / "report"))
+    return 0
+
+
+def _levers(arguments: argparse.Namespace) -> int:
+    torch.set_num_threads(arguments.threads)
+    plain = Request(num_steps=arguments.steps)
+    pipeline, found = measure_levers(arguments.model, plain, arguments.rounds, arguments.decoder)
+    out = arguments.report or arguments.out or Path("runs/bench/report")
+    print(write_levers(pipeline, plain, found, out, arguments.threads))
     return 0
 
 

@@ -29,10 +29,11 @@ def to_uint8(x: Tensor) -> Rounded:
     dense = x.permute(0, 2, 3, 1) if x.ndim == 4 else x  # channels-last lies in memory like this
     low, high = (end.item() for end in torch.aminmax(dense.reshape(-1)))
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = max((high - low) / 254, 1e-8)  # one less than there are, so that no rounding leaves them
-    zero = round(-low / scale)
-    numbers = torch.add(zero, x, alpha=1 / scale).round_()
-    return Rounded(numbers.to(torch.int16).to(torch.uint8), scale, zero)  # the direct way is several times slower
+    # In the precision of x, which is what it is multiplied in; 253, so that no rounding leaves the 256 there are.
+    times = float(torch.tensor(253 / max(high - low, 1e-6)).to(x.dtype))
+    zero = round(-low * times)
+    numbers = torch.add(zero, x, alpha=times).round_()
+    return Rounded(numbers.to(torch.int16).to(torch.uint8), 1 / times, zero)  # the direct way is far slower
 
 
 class _Int8(nn.Module):
@@ -42,6 +43,7 @@ class _Int8(nn.Module):
         super().__init__()
         weight = layer.weight.detach().float()
         scale = weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
+        self.num_weights = weight.numel()
         self.rounded = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int8)
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int8))
@@ -96,5 +98,14 @@ def quantise(network: nn.Module) -> None:
         setattr(network.get_submodule(parent), own, new)
 
 
-def is_int8(network: nn.Module) -> bool:
-    return any(isinstance(layer, _Int8) for layer in network.modules())
+def count_weights(network: nn.Module) -> int:
+    """Those that were rounded among them."""
+    return sum(p.numel() for p in network.parameters()) + _count_rounded(network)
+
+
+def count_bytes(network: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in network.parameters()) + _count_rounded(network)
+
+
+def _count_rounded(network: nn.Module) -> int:
+    return sum(layer.num_weights for layer in network.modules() if isinstance(layer, _Int8))

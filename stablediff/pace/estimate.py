@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from stablediff.models.int8 import count_bytes
 from stablediff.pace.plan import Plan
 from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline
@@ -29,7 +30,7 @@ def seconds_for(plan: Plan, speed: Speed) -> float | None:
 def memory_for(plan: Plan, pipeline: Pipeline) -> float:
     """Bytes, about: the weights, the program, and the decoder at its peak (docs/measurements.md has real ones)."""
     networks = [*pipeline.text_encoders, pipeline.unet, pipeline.vae, *filter(None, [pipeline.tiny_decoder])]
-    weights = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
+    weights = sum(count_bytes(network) for network in networks)
     config, size = pipeline.config.vae, next(pipeline.decoder.parameters()).element_size()
     pixels = plan.request.width * plan.request.height / config.patch_size**2
     channels = pipeline.tiny_decoder.config.width if pipeline.tiny_decoder else config.channels[0]

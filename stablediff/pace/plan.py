@@ -45,17 +45,21 @@ class Plan:
 
     def calls(self, pictures: int) -> "Counter[Call]":
         """How often the U-Net is asked for so many pictures at once, and how much of it answers."""
-        calls: Counter[Call] = Counter()
+        return Counter(call for step in self.calls_by_step(pictures) for call in step)
+
+    def calls_by_step(self, pictures: int) -> list[list[Call]]:
+        steps: list[list[Call]] = []
         number = kept = 0
         for sigma, sigma_next in pairwise(self.sigmas):
             rows = pictures * (2 if self.guidance.active(sigma) else 1)
+            steps.append([])
             # The second look of a step is at a level with noise; the last step has none.
             for _ in range(self.sampler.evaluations if sigma_next > 0 else 1):
                 whole = is_due(number, self.request.cache_interval, rows, kept)
-                calls[Call(rows, self.request.merged_tokens, whole)] += 1
+                steps[-1].append(Call(rows, self.request.merged_tokens, whole))
                 kept = rows if whole else kept
                 number += 1
-        return calls
+        return steps
 
     @property
     def batches(self) -> "Counter[int]":

@@ -86,15 +86,19 @@ class Speed:
     def learn(self, pipeline: Pipeline, plan: Plan, steps: Sequence[float], decode: float) -> None:
         """Takes in a run: the seconds of its steps (with full batches), and of decoding one picture.
 
-        The first step also warms up, and says little. Steps of different cost (a guidance interval) say nothing.
+        The first step also warms up, and says little; so does a step of several calls that are not alike.
         """
         if dtype_of(pipeline.unet) != pipeline.compute.dtype:  # it was widened on the way
             return
         new = {_name("decoder", plan.canvas.cells, 1): decode}
-        calls = plan.calls(plan.batch_size)
-        if len(calls) == 1 and len(steps) > 1:
-            (call,) = calls
-            new[_name(_part(call), plan.canvas.cells, call.rows)] = median(list(steps[1:])) / plan.sampler.evaluations
+        by_step = plan.calls_by_step(plan.batch_size)
+        times: dict[Call, list[float]] = {}
+        for number, seconds in list(enumerate(steps))[1:]:
+            calls = by_step[number % plan.steps]
+            if len(set(calls)) == 1:
+                times.setdefault(calls[0], []).append(seconds / len(calls))
+        for call, each in times.items():
+            new[_name(_part(call), plan.canvas.cells, call.rows)] = median(each)
         self._keep(new)
 
     def _keep(self, new: dict[str, float]) -> None:
@@ -168,7 +172,8 @@ def _about(pipeline: Pipeline) -> str:
         [
             f"model {hashlib.sha256(networks).hexdigest()[:16]}",
             _machine(pipeline.device),
-            f"{'int8, ' if pipeline.compute.int8 else ''}{dtype_of(pipeline.unet)}, decoder {dtype_of(pipeline.decoder)}",
+            ("int8, " if pipeline.compute.int8 else "")
+            + f"{dtype_of(pipeline.unet)}, decoder {dtype_of(pipeline.decoder)}",
             f"torch {torch.__version__}",
         ]
     )

@@ -69,7 +69,7 @@ def read_options(argv: Sequence[str] | None = None, environment: Mapping[str, st
     add("--token-file", type=Path, default=get("TELEGRAM_BOT_TOKEN_FILE"), metavar="FILE", help="holds the token")
     add("--model", default=get("STABLEDIFF_MODEL", DEFAULT_MODEL), help="as in generate (%(default)s)")
     add("--device", default=get("STABLEDIFF_DEVICE"), help="auto, cpu, cuda or mps")
-    add("--dtype", default=get("STABLEDIFF_DTYPE"), help="auto, float32, bfloat16 or float16")
+    add("--dtype", default=get("STABLEDIFF_DTYPE"), help="auto, float32, bfloat16, float16 or int8")
     add("--data", type=Path, default=Path("telegram-data"), metavar="FOLDER", help="of jobs and pictures (%(default)s)")
     add("--admins", type=_ids, default=get("TELEGRAM_ADMINS", ""), metavar="ID,…", help="users who may /stats and /ban")
     add(
