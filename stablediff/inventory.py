@@ -3,6 +3,7 @@
 import argparse
 
 from stablediff.checkpoints.locate import BUNDLED, DEFAULT_MODEL
+from stablediff.models.frozen import count_weights
 from stablediff.pipeline import load
 
 
@@ -19,7 +20,7 @@ def show_models(arguments: argparse.Namespace) -> int:
     print(f"  from           {pipeline.report.path}")
     print(f"  stored as      {pipeline.report.stored_dtype.lower()}")
     for name, part in zip(names, parts, strict=True):
-        print(f"  {name:<14} {sum(p.numel() for p in part.parameters()) / 1e6:.1f} M parameters")
+        print(f"  {name:<14} {count_weights(part) / 1e6:.1f} M parameters")
     print(f"  predicts       {config.schedule.prediction_type}, {config.schedule.beta_schedule} schedule")
     print(
         f"  by default     {defaults.width}x{defaults.height}, {defaults.num_steps} steps of {defaults.sampler}, "

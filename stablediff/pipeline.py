@@ -21,8 +21,10 @@ from stablediff.errors import CheckpointError, RequestError
 from stablediff.lexicon import FILE as LEXICON_FILE
 from stablediff.lexicon import Lexicon, read_lexicon
 from stablediff.models.clip import CLIPTextEncoder
-from stablediff.models.int8 import count_weights, quantise
+from stablediff.models.frozen import count_weights
+from stablediff.models.int8 import quantise
 from stablediff.models.lora import merge_lora
+from stablediff.models.packed import can_pack, pack
 from stablediff.models.tiny_decoder import TinyDecoder
 from stablediff.models.tokenizer import Tokenizer
 from stablediff.models.unet import UNet
@@ -102,6 +104,7 @@ def load(
     allow_pickle: bool = False,
     loras: Sequence[tuple[str | Path, float]] = (),
     decoder: str | Path | None = None,
+    trainable: bool = False,
     progress: Progress = silent,
 ) -> Pipeline:
     """Loads the bundled model ("sticker"), a diffusers folder, a single file, or a hub id ("owner/name").
@@ -109,7 +112,8 @@ def load(
     device: "cpu", "cuda", "cuda:1", "mps" or None for the best. dtype: "float32", "bfloat16", "float16" or None for
     the fastest that is safe there; "int8" (the U-Net, on a CPU) is faster, and a little less like the model. loras:
     those to merge into the weights, each a file, folder or hub id and a scale, as ("detail.safetensors", 0.8). decoder:
-    a tiny one in TAESD's layout (file, folder or hub id): faster, and a little softer. progress: called with
+    a tiny one in TAESD's layout (file, folder or hub id): faster, and a little softer. trainable: leave all
+    weights as torch's own layers have them. progress: called with
     "downloading" or "loading" and the share that is done. Raises
     CheckpointError, DeviceError or RequestError, whose text says what to do.
     """
@@ -136,6 +140,9 @@ def load(
         for network in pipeline.networks.values():
             merge_lora(network)
         pipeline.loras += ((name, scale),)
-    if compute.int8:  # last, for what is rounded takes no LoRA
+    # Last, for neither takes a LoRA.
+    if compute.int8:
         quantise(pipeline.unet)
+    elif compute.device.type == "cpu" and can_pack() and not trainable:
+        pack(pipeline.unet)
     return pipeline

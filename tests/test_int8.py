@@ -16,7 +16,8 @@ from stablediff.bench.gate import relative_error
 from stablediff.checkpoints.lora import load_lora
 from stablediff.device import choose_compute, cpu_computes_int8
 from stablediff.errors import CheckpointError, DeviceError, StableDiffError
-from stablediff.models.int8 import Int8Conv2d, Int8Linear, count_bytes, count_weights, quantise, to_uint8
+from stablediff.models.frozen import count_bytes, count_weights
+from stablediff.models.int8 import Int8Conv2d, Int8Linear, quantise, to_uint8
 
 pytestmark = pytest.mark.skipif(not cpu_computes_int8(), reason="this CPU does not multiply eight-bit numbers")
 

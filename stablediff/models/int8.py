@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-_LEAST = 64  # channels in and out: below it there is nothing to win
+from stablediff.models.frozen import FrozenLayer, exchange
+
 # What sees the timestep or the prompt is small, and feels every rounding.
 _KEPT = re.compile(r"(.*\.)?(conv_in|conv_out|time_embedding\..*|add_embedding\..*|time_emb_proj|attn2\.to_[kv])")
 
@@ -36,14 +37,14 @@ def to_uint8(x: Tensor) -> Rounded:
     return Rounded(numbers.to(torch.int16).to(torch.uint8), 1 / times, zero)  # the direct way is far slower
 
 
-class _Int8(nn.Module):
+class _Int8(FrozenLayer):
     """What both kinds of layer keep: a scale an output channel, and the bias in float32."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
         super().__init__()
         weight = layer.weight.detach().float()
         scale = weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
-        self.num_weights = weight.numel()
+        self.num_weights, self.weight_bytes = weight.numel(), 1
         self.rounded = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int8)
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int8))
@@ -85,27 +86,9 @@ class Int8Conv2d(_Int8):
 
 
 def quantise(network: nn.Module) -> None:
-    """Exchanges the large layers of `network`, in place. They can be neither trained nor saved any more."""
-    for name, layer in list(network.named_modules()):
-        if (
-            not isinstance(layer, nn.Linear | nn.Conv2d)
-            or min(layer.weight.shape[:2]) < _LEAST
-            or _KEPT.fullmatch(name)
-        ):
-            continue
-        parent, _, own = name.rpartition(".")
-        new = Int8Linear(layer) if isinstance(layer, nn.Linear) else Int8Conv2d(layer)
-        setattr(network.get_submodule(parent), own, new)
-
-
-def count_weights(network: nn.Module) -> int:
-    """Those that were rounded among them."""
-    return sum(p.numel() for p in network.parameters()) + _count_rounded(network)
-
-
-def count_bytes(network: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in network.parameters()) + _count_rounded(network)
-
-
-def _count_rounded(network: nn.Module) -> int:
-    return sum(layer.num_weights for layer in network.modules() if isinstance(layer, _Int8))
+    """Rounds the large layers of `network`, in place. They can be neither trained nor saved any more."""
+    exchange(
+        network,
+        lambda layer: Int8Linear(layer) if isinstance(layer, nn.Linear) else Int8Conv2d(layer),
+        lambda name: bool(_KEPT.fullmatch(name)),
+    )

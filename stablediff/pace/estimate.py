@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from stablediff.models.int8 import count_bytes
+from stablediff.models.frozen import count_bytes
 from stablediff.pace.plan import Plan
 from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline

@@ -32,7 +32,7 @@ def build_model(config: DiffusionConfig, device: torch.device) -> Pipeline:
     encoder, tokenizer = load_text_encoder(config.text_encoder)
     compute = Compute(device, torch.float32, "training")
     if config.init is not None:
-        former = load(config.init, device="cpu", dtype="float32")
+        former = load(config.init, device="cpu", dtype="float32", trainable=True)
         unet = former.unet.requires_grad_(requires_grad=True)
         if config.init_text_encoder:
             encoder, tokenizer = former.text_encoders[0], former.tokenizers[0]

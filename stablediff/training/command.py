@@ -132,7 +132,7 @@ def _diffusion(arguments: argparse.Namespace, device: torch.device) -> int:
 
 def _finetune(arguments: argparse.Namespace, device: torch.device) -> int:
     config = read_config(arguments, FinetuneConfig)
-    pipeline = load(config.model, device=str(device), dtype="float32")
+    pipeline = load(config.model, device=str(device), dtype="float32", trainable=True)
     size = config.size or pipeline.config.defaults.width
     shown, prior = encode_folder(pipeline, arguments.data, size), None
     if config.prior:
@@ -146,7 +146,7 @@ def _distill(arguments: argparse.Namespace, device: torch.device) -> int:
     config = read_config(arguments, DistillConfig)
     if arguments.sharded and config.rank:
         raise ConfigError("a LoRA shares its weights with the teacher, which cannot be split: leave --sharded away")
-    pipeline = load(config.model, device=str(device), dtype="float32")
+    pipeline = load(config.model, device=str(device), dtype="float32", trainable=True)
     size = config.size or pipeline.config.defaults.width
     precision = autocast(config.loop, device)
     shown, held_out = shown_of(arguments.data, config.scenes, size, pipeline.vae, device, precision)

@@ -1,0 +1,101 @@
+"""Weights laid out once as a CPU's kernels want them. Torch does so at every call, for what it gets could have changed.
+
+The same numbers; only in float32 the order of some sums is another one. The best layout depends on the size of what
+comes in, and a wrong one can be twenty times slower: a new size lays them out anew, which is as much as torch does.
+"""
+
+import platform
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from stablediff.models.frozen import FrozenLayer, exchange
+
+
+class _Packed(FrozenLayer):
+    """`weight` is unpacked when it is asked for: to be saved, compared, or converted."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
+        super().__init__()
+        self.bias = layer.bias
+        self._keep(layer.weight.detach())
+        self.num_weights = layer.weight.numel()
+
+    def _keep(self, weight: Tensor) -> None:
+        """As it is, until the first size is known."""
+        self._dense: Tensor | None = weight
+        self._packed: Tensor | None = None
+        self._size: torch.Size | None = None
+        self.weight_bytes = weight.element_size()
+
+    @property
+    def weight(self) -> Tensor:
+        if self._dense is not None:
+            return self._dense
+        assert self._packed is not None
+        return self._packed.to_dense()
+
+    def packed_for(self, size: torch.Size) -> Tensor:
+        if self._packed is None or self._size != size:
+            self._packed, self._size = self.pack(self.weight.contiguous(), size), size
+            self._dense = None
+        return self._packed
+
+    def pack(self, weight: Tensor, size: torch.Size) -> Tensor:
+        raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # what `.to(…)` is made of
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._keep(fn(self.weight))
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination[prefix + "weight"] = self.weight
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+
+class PackedLinear(_Packed):
+    """(…,D) -> (…,E)."""
+
+    def pack(self, weight: Tensor, size: torch.Size) -> Tensor:
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, size[:-1].numel())
+        return packed
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed_for(x.shape), self.bias, "none", [], "")
+        return out
+
+
+class PackedConv2d(_Packed):
+    """(B,C,H,W) -> (B,D,h,w), padded with zeros."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__(layer)
+        assert not isinstance(layer.padding, str)
+        self.how = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
+
+    def pack(self, weight: Tensor, size: torch.Size) -> Tensor:
+        packed: Tensor = torch.ops.aten.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *self.how, list(size))
+        return packed
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.packed_for(x.shape)
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.how, "none", [], "")
+        return out
+
+
+def pack(network: nn.Module) -> None:
+    """Exchanges the large layers of a network that is on a CPU, in place."""
+    exchange(network, lambda layer: PackedLinear(layer) if isinstance(layer, nn.Linear) else PackedConv2d(layer), _kept)
+
+
+def _kept(name: str) -> bool:
+    """The first layer is asked for its data type."""
+    return name == "conv_in"
+
+
+def can_pack() -> bool:
+    """Whether torch has these kernels here."""
+    return torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")

@@ -1,0 +1,100 @@
+"""Packed weights: the numbers of torch's own layers, whatever the size, and never by a kernel of last resort."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from reference import TOLERANCE, max_error, randn
+from torch import nn
+from toy import draw
+
+from stablediff import load
+from stablediff.models.frozen import count_bytes, count_weights
+from stablediff.models.packed import PackedConv2d, PackedLinear, can_pack, pack
+
+pytestmark = pytest.mark.skipif(not can_pack(), reason="torch has no such kernels here")
+TYPES = [torch.float32, torch.bfloat16]
+
+
+def layer(kind: type[nn.Module], dtype: torch.dtype = torch.float32, **how) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = kind(80, 96, **how)
+    return made.requires_grad_(False).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("how", [{"padding": 1}, {"stride": 2, "padding": 1}, {"bias": False}], ids=str)
+def test_a_convolution_stays_the_same_at_every_size(dtype: torch.dtype, how: dict):
+    plain = layer(nn.Conv2d, dtype, kernel_size=3, **how)
+    packed = PackedConv2d(plain)
+    for size in ((1, 80, 9, 8), (2, 80, 9, 8), (2, 80, 16, 24), (1, 80, 9, 8)):
+        x = randn(*size).to(dtype, memory_format=torch.channels_last)
+        with torch.inference_mode():
+            assert max_error(packed(x).float(), plain(x).float()) <= (TOLERANCE if dtype == torch.float32 else 0)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_stays_the_same_at_every_size(dtype: torch.dtype, bias: bool):
+    plain = layer(nn.Linear, dtype, bias=bias)
+    packed = PackedLinear(plain)
+    for size in ((3, 80), (2, 7, 80), (2, 3, 4, 80), (1, 80)):
+        x = randn(*size).to(dtype)
+        with torch.inference_mode():
+            assert max_error(packed(x).float(), plain(x).float()) <= (TOLERANCE if dtype == torch.float32 else 2**-7)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_weights_come_out_as_they_went_in(used: bool):
+    network = nn.Sequential(layer(nn.Conv2d, kernel_size=3), nn.Flatten(2), nn.Linear(10, 10)).requires_grad_(False)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    weights, size = count_weights(network), count_bytes(network)
+    pack(network)
+    if used:
+        network(randn(1, 80, 4, 7))
+    after = network.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert (count_weights(network), count_bytes(network)) == (weights, size)
+    network.to(torch.bfloat16)
+    assert count_bytes(network) == size // 2
+    assert all(torch.equal(value, before[name].bfloat16()) for name, value in network.state_dict().items())
+    assert network(randn(1, 80, 4, 7).bfloat16()).dtype == torch.bfloat16
+
+
+def test_a_loaded_model_is_packed_unless_it_is_to_learn(tmp_path: Path):
+    packed, plain = load(dtype="float32"), load(dtype="float32", trainable=True)
+    assert any(isinstance(module, PackedConv2d) for module in packed.unet.modules())
+    assert not any(isinstance(module, PackedConv2d | PackedLinear) for module in plain.unet.modules())
+    wishes = {"prompt": "red apple, flat style", "seed": 3, "num_steps": 2}
+    one, other = (draw(pipeline, **wishes).images[0] for pipeline in (packed, plain))
+    gaps = [abs(a - b) for a, b in zip(one.tobytes(), other.tobytes(), strict=True)]
+    assert max(gaps) <= 1
+    packed.save(tmp_path / "copy")
+    again = load(tmp_path / "copy", dtype="float32", trainable=True)
+    state = plain.unet.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in again.unet.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_product_falls_back_to_a_kernel_of_last_resort(dtype: str):
+    """Those are many times slower, and nothing says so. Sizes go up and down, for a layout may fit one of them only."""
+    script = (
+        "from stablediff import Request, generate, load\n"
+        f"pipeline = load(dtype={dtype!r})\n"
+        "for width, height in ((512, 512), (256, 384), (512, 512), (640, 512)):\n"
+        "    list(generate(pipeline, Request('fox', num_steps=1, width=width, height=height)))\n"
+    )
+    environment = {**os.environ, "ONEDNN_VERBOSE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    lines = [
+        line.split(",") for line in done.stdout.splitlines() if line.startswith("onednn_verbose") and ",exec," in line
+    ]
+    products = [line for line in lines if any(kind in line for kind in ("convolution", "deconvolution", "matmul"))]
+    assert len(products) > 100
+    slow = {",".join(line[5:8]) for line in products if any(part.startswith("ref") for part in line)}
+    assert not slow
