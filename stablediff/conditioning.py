@@ -1,11 +1,14 @@
 """Prompts -> what the U-Net reads, and the U-Net with its prompt as a sampler sees it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from stablediff.models.deep_cache import DeepCache
+from stablediff.models.layers import Attention
 from stablediff.models.token_merging import merged_tokens
 from stablediff.models.tokenizer import TokenizedPrompt
 from stablediff.models.unet import UNet
@@ -91,6 +94,8 @@ class ConditionedUNet:
         shortcuts: Shortcuts = EXACT,
     ) -> None:
         self.unet, self.batch, self.extra, self.shortcuts = unet, batch, extra, shortcuts
+        self._readers = [m for name, m in unet.named_modules() if name.endswith("attn2") and isinstance(m, Attention)]
+        self._memories: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in self._readers]
         self._ask = DeepCache(unet, shortcuts.cache_interval) if shortcuts.cache_interval > 1 else unet
         self.dtype = next(unet.parameters()).dtype
         self.context = self._per_image(conditioning.context)
@@ -103,6 +108,17 @@ class ConditionedUNet:
     def _per_image(self, rows: Tensor | None) -> Tensor | None:
         return None if rows is None else rows.to(self.dtype).repeat_interleave(self.batch, dim=0)
 
+    @contextmanager
+    def _remembering(self) -> Iterator[None]:
+        """Inside, what the layers read of the prompt is kept, for these calls alone: others have other prompts."""
+        for layer, memory in zip(self._readers, self._memories, strict=True):
+            layer.memory = memory
+        try:
+            yield
+        finally:
+            for layer in self._readers:
+                layer.memory = None
+
     def __call__(self, x: Tensor, t: float, *, with_uncond: bool) -> Tensor:
         """x (B,C,h,w), timestep t -> (B,C,h,w), or (2B,C,h,w) with the unconditional half behind."""
         assert self.context is not None
@@ -110,7 +126,7 @@ class ConditionedUNet:
             x = torch.cat([x, self.extra], dim=1)
         x = (x.repeat(2, 1, 1, 1) if with_uncond else x).to(self.dtype, memory_format=torch.channels_last)
         rows, _, height, width = x.shape
-        with merged_tokens(self.unet, height, width, self.shortcuts.merged_tokens):
+        with self._remembering(), merged_tokens(self.unet, height, width, self.shortcuts.merged_tokens):
             return self._ask(
                 x,
                 torch.full((rows,), t, dtype=torch.float32, device=x.device),

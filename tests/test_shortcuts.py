@@ -13,6 +13,7 @@ from stablediff import Pipeline
 from stablediff.config import UNetConfig
 from stablediff.models import attention
 from stablediff.models.deep_cache import DeepCache, is_due
+from stablediff.models.layers import Attention
 from stablediff.models.token_merging import Merge, finest_attention, merged_tokens
 from stablediff.models.unet import UNet
 from stablediff.pace.speed import Speed
@@ -151,6 +152,22 @@ def test_a_network_without_attention_has_nothing_to_merge(toy: Pipeline):
     blind = toy_pipeline(transformer_depth=(0, 0))
     assert draw(blind, seed=1, merged_tokens=0.5).images[0].tobytes() == draw(blind, seed=1).images[0].tobytes()
     assert draw(toy, seed=1, merged_tokens=0.5).images[0].tobytes() != draw(toy, seed=1).images[0].tobytes()
+
+
+# --- the prompt, read once -------------------------------------------------------------------------------------------
+
+
+def test_keys_and_values_are_made_once_a_picture_and_forgotten(toy: Pipeline):
+    """A guidance interval, for which there are calls with both rows and with one."""
+    readers = [m for name, m in toy.unet.named_modules() if name.endswith("attn2.to_k")]
+    wishes = {"num_steps": 9, "spacing": "karras", "guidance_interval": (0.5, 5.0)}
+    with count_calls(readers[0]) as reads:
+        first = draw(toy, prompt="a cat", seed=1, **wishes)
+    assert sorted(reads) == [1, 2]
+    other = draw(toy, prompt="a dog", seed=1, **wishes)
+    assert other.images[0].tobytes() != first.images[0].tobytes()
+    assert draw(toy, prompt="a cat", seed=1, **wishes).images[0].tobytes() == first.images[0].tobytes()
+    assert all(module.memory is None for module in toy.unet.modules() if isinstance(module, Attention))
 
 
 # --- all of them -----------------------------------------------------------------------------------------------------

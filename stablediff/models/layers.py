@@ -12,6 +12,8 @@ from stablediff.models.attention import attend
 class Attention(nn.Module):
     """Self-attention, or cross-attention when it is given a context: x (B,T,D), context (B,S,C) -> (B,T,D)."""
 
+    memory: dict[int, tuple[Tensor, Tensor]] | None = None  # by the number of rows
+
     def __init__(
         self, dim: int, num_heads: int, context_dim: int | None = None, *, qkv_bias: bool = False, upcast: bool = False
     ) -> None:
@@ -23,9 +25,16 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])  # a list, because the checkpoints say to_out.0
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        context = x if context is None else context
-        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
-        return self.to_out[0](attend(q, k, v, self.num_heads, upcast=self.upcast))
+        k, v = self.read(x if context is None else context)
+        return self.to_out[0](attend(self.to_q(x), k, v, self.num_heads, upcast=self.upcast))
+
+    def read(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values; with a `memory`, those from the first time on, as the prompt is the same at all steps."""
+        if self.memory is None:
+            return self.to_k(context), self.to_v(context)
+        if len(context) not in self.memory:
+            self.memory[len(context)] = self.to_k(context), self.to_v(context)
+        return self.memory[len(context)]
 
 
 class GEGLU(nn.Module):
