@@ -52,7 +52,7 @@ class Entry:
 
 
 ENGINES = {
-    "stablediff": Entry("ours:Ours", (), "stablediff"),
+    "stablediff": Entry("ours:Ours", (), "stablediff", ("float32", "bfloat16", "int8")),
     "diffusers": Entry("diffusers_:Stock", ("diffusers",), "diffusers, stock"),
     "diffusers-tuned": Entry("diffusers_:Tuned", ("diffusers",), "diffusers, channels-last, torch.compile"),
     "openvino": Entry("openvino_:OpenVino", ("diffusers", "openvino"), "OpenVINO"),

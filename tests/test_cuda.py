@@ -1,0 +1,71 @@
+"""On a CUDA device: `python -m pytest -m cuda`. Nothing of it runs on a machine without one."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from toy import draw
+
+from stablediff import load
+from stablediff.conditioning import ConditionedUNet, encode_prompts
+from stablediff.images import to_pixels
+from stablediff.pace.speed import Speed
+
+pytestmark = pytest.mark.cuda
+WISHES: dict[str, Any] = {"prompt": "red apple, flat style", "seed": 5, "num_steps": 6}
+
+
+def error(one: Image.Image, other: Image.Image) -> float:
+    """Mean difference of pixels, of 255."""
+    return 127.5 * (to_pixels(one, 4) - to_pixels(other, 4)).abs().mean().item()
+
+
+@pytest.fixture(scope="module")
+def expected() -> Image.Image:
+    return draw(load(device="cpu", dtype="float32"), **WISHES).images[0]
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 0.5), ("bfloat16", 3.0), ("float16", 1.0), (None, 1.0)])
+def test_a_gpu_draws_the_picture_of_the_cpu(expected: Image.Image, dtype: str | None, bound: float):
+    pipeline = load(device="cuda", dtype=dtype)
+    result = draw(pipeline, **WISHES)
+    assert error(result.images[0], expected) <= bound
+    assert result.notes == ()
+
+
+@pytest.mark.parametrize("wishes", [{"cache_interval": 2}, {"merged_tokens": 0.25}, {"guidance_interval": (0.5, 80.0)}])
+def test_shortcuts_work_there(expected: Image.Image, wishes: dict[str, Any]):
+    result = draw(load(device="cuda"), **WISHES, **wishes)
+    assert error(result.images[0], expected) <= 25
+
+
+def test_several_pictures_are_drawn_at_once_and_stay_the_same():
+    pipeline = load(device="cuda", dtype="float32")
+    several = draw(pipeline, **WISHES, num_images=3).images
+    third = draw(pipeline, **{**WISHES, "seed": WISHES["seed"] + 2}).images[0]
+    assert error(several[2], third) <= 0.5
+
+
+def test_nothing_waits_for_the_gpu_inside_a_call():
+    """A number that is read back would stop the queue at every step."""
+    pipeline = load(device="cuda")
+    with torch.inference_mode():
+        unet = ConditionedUNet(pipeline.unet, encode_prompts(pipeline, ["fox", ""], 512, 512), 1, 4.0)
+        x = torch.randn(1, pipeline.config.unet.in_channels, 16, 16, device="cuda")
+        unet(x, 900.0, with_uncond=True)  # the first one also prepares
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            unet(x, 500.0, with_uncond=True)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_its_speed_is_measured_for_itself():
+    pipeline = load(device="cuda")
+    speed = Speed(pipeline)
+    assert "cuda" not in Speed(load(device="cpu")).about
+    assert torch.cuda.get_device_name() in speed.about
+    result = draw(pipeline, prompt="fox", time_budget_s=5)
+    assert math.isfinite(result.seconds["total"])
