@@ -24,6 +24,7 @@ from stablediff.bench.results import collect
 from stablediff.bench.run import Settings, read_result, run, turns
 from stablediff.bench.workloads import FULL, LANES, QUICK, Workload, choose_workloads
 from stablediff.cli import main
+from stablediff.device import cpu_computes_int8
 
 
 @pytest.fixture(autouse=True)
@@ -75,13 +76,15 @@ def test_precisions_are_lanes_of_their_own(tmp_path: Path, monkeypatch: pytest.M
         ("float32", "stablediff"),
         ("float32", "sd.cpp"),
         ("bfloat16", "stablediff"),
+        ("int8", "stablediff"),
         ("int8", "sd.cpp"),
     ]
     run(replace(settings, engines=("stablediff",)), lambda _line: None)
-    exact, rounded = collect(replace(settings, engines=("stablediff",)))["rows"]
+    exact, rounded, int8 = collect(replace(settings, engines=("stablediff",)))["rows"]
     assert exact["status"] == rounded["status"] == "done"
     assert exact["error"] == 0
     assert 1e-4 < rounded["error"] < TOLERANCES["bfloat16"]
+    assert int8["status"] == ("done" if cpu_computes_int8() else "unable")
 
 
 def test_without_its_arithmetic_bfloat16_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor
 
+from stablediff.bench.engines import UnableError
 from stablediff.bench.material import Material
 from stablediff.bench.workloads import PROMPT
 from stablediff.conditioning import ConditionedUNet, Conditioning
+from stablediff.errors import DeviceError
 from stablediff.fallback import dtype_of
 from stablediff.generate import Result, generate
 from stablediff.images import to_pixels
@@ -18,7 +20,10 @@ class Ours:
     def __init__(self, material: Material, lane: str, threads: int) -> None:
         torch.set_num_threads(threads)
         self.inputs, self.workload = material.inputs, material.workload
-        self.pipeline = load(material.folder, device="cpu", dtype=lane)
+        try:
+            self.pipeline = load(material.folder, device="cpu", dtype=lane)
+        except DeviceError as error:
+            raise UnableError(str(error)) from error
 
     def version(self) -> str:
         return f"stablediff {__version__}, torch {torch.__version__}"
