@@ -1,5 +1,6 @@
 """Packed weights: the numbers of torch's own layers, whatever the size, and never by a kernel of last resort."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -60,6 +61,8 @@ def test_weights_come_out_as_they_went_in(used: bool):
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert (count_weights(network), count_bytes(network)) == (weights, size)
+    other = copy.deepcopy(network)
+    assert max_error(other(randn(1, 80, 4, 7)), network(randn(1, 80, 4, 7))) <= TOLERANCE
     network.to(torch.bfloat16)
     assert count_bytes(network) == size // 2
     assert all(torch.equal(value, before[name].bfloat16()) for name, value in network.state_dict().items())

@@ -37,6 +37,9 @@ class _Packed(FrozenLayer):
         assert self._packed is not None
         return self._packed.to_dense()
 
+    def __getstate__(self) -> dict[str, Any]:  # a copy is packed for itself
+        return {**self.__dict__, "_dense": self.weight, "_packed": None, "_size": None}
+
     def packed_for(self, size: torch.Size) -> Tensor:
         if self._packed is None or self._size != size:
             self._packed, self._size = self.pack(self.weight.contiguous(), size), size
