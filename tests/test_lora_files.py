@@ -60,7 +60,7 @@ def plain(tiny_model: GetModel) -> Callable[[str], Outputs]:
 
 
 def load_f32(model: TinyModel, *loras: tuple[str | Path, float]) -> Pipeline:
-    return load(model.folder, device="cpu", dtype="float32", loras=loras)
+    return load(model.folder, device="cpu", dtype="float32", loras=loras, trainable=True)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ def test_the_export_is_an_lcm_for_us_and_for_the_reference(
     kind: str, guidance: Sequence[float], tiny_model: Any, tmp_path: Path
 ) -> None:
     """The same picture in both, in the four steps that it suggests."""
-    pipeline = load(tiny_model(kind).folder, device="cpu", dtype="float32")
+    pipeline = load(tiny_model(kind).folder, device="cpu", dtype="float32", trainable=True)
     latents = torch.zeros(2, 4, 8, 8)
     changes: dict[str, Any] = {"guidance": tuple(guidance), "guidance_embedding_dim": 32, "loop": loop(steps=2)}
     stage = DistillStage(config(**changes), pipeline, Shown(latents, np.arange(2), Named()), shown(0), 64)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stablediff.errors import RequestError
+from stablediff.models.frozen import FrozenLayer
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -81,7 +82,11 @@ def attached(module: nn.Module) -> Iterator[tuple[str, Layer, LoRA]]:
 
 
 def refuse_attached(module: nn.Module) -> None:
-    """One at a time. Raises RequestError."""
+    """One at a time, and none where weights only draw. Raises RequestError."""
+    if any(isinstance(layer, FrozenLayer) for layer in module.modules()):
+        raise RequestError(
+            "these weights were laid out for drawing: name the LoRA in load(), or load the model with trainable=True"
+        )
     if any(attached(module)):
         raise RequestError("this network has a LoRA attached already: merge or detach that one first")
 
