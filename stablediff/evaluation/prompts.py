@@ -14,7 +14,7 @@ import numpy as np
 from stablediff.errors import EvaluationError
 from stablediff.evaluation.judge.scenes import can_be_painted
 from stablediff.evaluation.phrasing import phrase
-from stablediff.training.data.colours import COLOURS
+from stablediff.training.data.colours import COLOURS, colours_of, recolour
 from stablediff.training.data.icons import Icon, Icons
 from stablediff.training.data.scenes import ALONE, Item, Scene
 from stablediff.training.data.split import Split
@@ -131,6 +131,11 @@ class _Maker:
         colours = self._colours(icon, new=new_colour)
         return (icon, _pick(colours, rng)) if colours else None
 
+    def takes(self, icon: Icon, colour: str) -> bool:
+        """Whether it has that colour when it is painted in it: dark things hardly take a light one."""
+        painted = recolour(self.world.icons.picture(icon.index), colour)
+        return colours_of(painted, most=1) == (colour,)
+
     def pair(self, rng: np.random.Generator, level: int, *, painted: bool) -> Scene | None:
         first = self.icon(rng, new=level == 2 and not painted)
         second = _pick(self.by_style[first.style], rng)
@@ -149,6 +154,8 @@ class _Maker:
                 if not options:
                     return None
                 colours[i] = _pick(options, rng)
+                if not self.takes(icon, colours[i] or ""):
+                    return None
         upright = rng.random() < 0.5
         items = tuple(
             Item(icon.thing, 0.5 if upright else near, near if upright else 0.5, _PAIR, colour)
@@ -208,6 +215,8 @@ def _colour(maker: _Maker, rng: np.random.Generator, level: int) -> Scene | None
     if found is None:
         return None
     icon, colour = found
+    if not maker.takes(icon, colour):
+        return None
     return Scene(icon.style, (Item(icon.thing, 0.5, 0.5, ALONE, colour),), "colour")
 
 

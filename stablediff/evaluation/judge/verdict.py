@@ -1,7 +1,7 @@
 """Pictures -> what the judge sees in them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from stablediff.evaluation.judge.network import GRID, SIDE, Judge, Reading
 from stablediff.training.crops import to_model
-from stablediff.training.data.colours import COLOURS
+from stablediff.training.data.colours import COLOURS, colours_of
 
 _SEEN = 0.5  # the probability of a centre from which on something counts as seen
 _BATCH = 32
+_FILLED = 0.98  # a share of opaque pixels above it is a ground, and no thing
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,28 @@ def judge_pictures(judge: Judge, pictures: Iterable[Image.Image]) -> tuple[list[
     features: list[Tensor] = []
     for pixels in _batches(pictures):
         reading = _read(judge, pixels)
-        verdicts += verdicts_of(judge, reading)
+        verdicts += [_recoloured(*both) for both in zip(verdicts_of(judge, reading), pixels, strict=True)]
         features.append(reading.features)
     return verdicts, torch.cat(features) if features else torch.zeros(0, judge.config.widths[-1])
+
+
+def _recoloured(verdict: Verdict, pixels: Tensor) -> Verdict:
+    """Where the ground is clear, colours are told by the rule that names icons' colours, and not from memory.
+
+    An opaque pixel belongs to the thing whose centre is nearest. `pixels` (4,128,128) as in `to_pixels`.
+    """
+    picture = ((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    if not verdict.seen or (picture[..., 3] > 127).mean() > _FILLED:
+        return verdict
+    places = (np.arange(SIDE) + 0.5) / SIDE
+    distances = [(places - seen.x) ** 2 + (places[:, None] - seen.y) ** 2 for seen in verdict.seen]
+    nearest = np.argmin(distances, axis=0)
+    seen = []
+    for number, thing in enumerate(verdict.seen):
+        own = picture.copy()
+        own[nearest != number, 3] = 0
+        seen.append(replace(thing, colour=next(iter(colours_of(own, most=1)), thing.colour)))
+    return replace(verdict, seen=tuple(seen))
 
 
 @torch.inference_mode()
