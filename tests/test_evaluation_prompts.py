@@ -12,6 +12,7 @@ from stablediff.evaluation.judge.verdict import Seen, Verdict
 from stablediff.evaluation.phrasing import phrase
 from stablediff.evaluation.prompts import TASKS, Prompt, World, make_prompts
 from stablediff.evaluation.scoring import ceiling, is_right, shares_by_task
+from stablediff.training.data.colours import colours_of, recolour
 from stablediff.training.data.icons import Icons
 from stablediff.training.data.scenes import Item, Scene
 
@@ -140,3 +141,12 @@ class _Turned(Icons):
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         return super().picture((index + 3) % len(THINGS) + index // len(THINGS) * len(THINGS))
+
+
+def test_what_is_asked_for_in_a_colour_can_have_it(world: World) -> None:
+    for prompt in make_prompts(world, 20, tasks=("colours", "colour binding")):
+        for item in prompt.scene.items:
+            icon = world.icons.find(item.thing, prompt.scene.style)
+            assert icon is not None
+            assert item.colour is not None
+            assert colours_of(recolour(world.icons.picture(icon.index), item.colour))[0] == item.colour

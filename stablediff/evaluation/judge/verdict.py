@@ -49,12 +49,12 @@ def judge_pictures(judge: Judge, pictures: Iterable[Image.Image]) -> tuple[list[
     features: list[Tensor] = []
     for pixels in _batches(pictures):
         reading = _read(judge, pixels)
-        verdicts += [_recoloured(*both) for both in zip(verdicts_of(judge, reading), pixels, strict=True)]
+        verdicts += [recoloured(*both) for both in zip(verdicts_of(judge, reading), pixels, strict=True)]
         features.append(reading.features)
     return verdicts, torch.cat(features) if features else torch.zeros(0, judge.config.widths[-1])
 
 
-def _recoloured(verdict: Verdict, pixels: Tensor) -> Verdict:
+def recoloured(verdict: Verdict, pixels: Tensor) -> Verdict:
     """Where the ground is clear, colours are told by the rule that names icons' colours, and not from memory.
 
     An opaque pixel belongs to the thing whose centre is nearest. `pixels` (4,128,128) as in `to_pixels`.
