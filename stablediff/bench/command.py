@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from stablediff.bench.engines import ENGINES
-from stablediff.bench.levers import measure_levers, write_levers
+from stablediff.bench.levers import PROMPTS, measure_levers, write_levers
 from stablediff.bench.report import write_report
 from stablediff.bench.results import collect
 from stablediff.bench.run import Settings, run
@@ -33,6 +33,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, help="of --levers")
     parser.add_argument("--decoder", metavar="FILE", help="of --levers: a tiny decoder for that model")
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS), metavar="N", help="of --levers: so many")
     parser.add_argument("--steps", type=int, metavar="N", help="of --levers (default: the model's own)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="models and results (default: runs/bench)")
     parser.add_argument("--report", type=Path, metavar="FOLDER", help="the tables and plots (default: OUT/report)")
@@ -69,7 +70,10 @@ def _bench(arguments: argparse.Namespace) -> int:
 def _levers(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.threads)
     plain = Request(num_steps=arguments.steps)
-    pipeline, found = measure_levers(arguments.model, plain, arguments.rounds, arguments.decoder)
+    if not 1 <= arguments.prompts <= len(PROMPTS):
+        raise RequestError(f"--prompts is {arguments.prompts}: choose 1 to {len(PROMPTS)}")
+    prompts = PROMPTS[: arguments.prompts]
+    pipeline, found = measure_levers(arguments.model, plain, arguments.rounds, arguments.decoder, prompts)
     out = arguments.report or arguments.out or Path("runs/bench/report")
     print(write_levers(pipeline, plain, found, out, arguments.threads))
     return 0
