@@ -33,7 +33,6 @@ from stablediff.images import (
 )
 from stablediff.models.emphasis import parse_emphasis
 from stablediff.models.rows import decode_in_rows
-from stablediff.models.tiny_decoder import TinyDecoder
 from stablediff.observer import Observer
 from stablediff.pace.budget import fit
 from stablediff.pace.estimate import expect, memory_for
@@ -176,7 +175,7 @@ class _Run:
         self.schedule, self.canvas, self.sigmas = self.pipeline.schedule, self.work.canvas, self.work.sigmas
         self.arrival = expect(self.work, self.speed)
         # Large pictures from the start: a CPU's system ends a program sooner than it refuses it memory.
-        self.in_rows = math.prod(self.canvas.cells) * self.canvas.cell**2 > _LARGE
+        self.in_rows = not self.pipeline.tiny_decoder and math.prod(self.canvas.cells) * self.canvas.cell**2 > _LARGE
         self.plan(self.work.batch_size, self.request.num_images)
 
     def result(self, images: list[Image.Image], seeds: list[int], *, stopped: bool) -> Result:
@@ -327,9 +326,8 @@ class _Run:
         at_sigma = self.work.sampler.starts_at_sigma and self.request.spacing != "leading"
         x = start * (sigma if at_sigma else math.sqrt(1 + sigma**2))
         x = x if self.known is None else self.known + sigma * start
-        request = self.request
-        shortcuts = Shortcuts(request.cache_interval, request.merged_tokens)
-        unet = ConditionedUNet(self.pipeline.unet, self.conditioning, batch, request.guidance_scale, extra, shortcuts)
+        cuts, scale = Shortcuts(self.request.cache_interval, self.request.merged_tokens), self.request.guidance_scale
+        unet = ConditionedUNet(self.pipeline.unet, self.conditioning, batch, scale, extra, cuts)
         network: Network = unet if self.observer is None else self.observer.begin(unet, x, self.sigmas)
         denoise: Denoise = Denoiser(network, self.schedule, config.schedule.prediction_type, self.work.guidance)
         if self.known is not None and self.mask is not None and not self.pipeline.takes_mask:
@@ -364,11 +362,11 @@ class _Run:
         with self.clock("decode"):
             latents = latents.to(dtype_of(decoder))
             pixels: Tensor | None = None
-            if not self.in_rows or isinstance(decoder, TinyDecoder):
+            if not self.in_rows:
                 try:
                     pixels = decoder.decode(latents)
                 except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error) or isinstance(decoder, TinyDecoder):
+                    if not is_out_of_memory(error) or decoder is not self.pipeline.vae:
                         raise
                     self.in_rows = True
             if pixels is None:  # not in the handler: the exception there holds on to what the attempt computed

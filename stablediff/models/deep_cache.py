@@ -24,17 +24,9 @@ class DeepCache:
         self._call = 0
         self._kept: Tensor | None = None
 
-    def __call__(
-        self,
-        x: Tensor,
-        timestep: Tensor,
-        context: Tensor,
-        pooled: Tensor | None = None,
-        size_ids: Tensor | None = None,
-        guidance: Tensor | None = None,
-    ) -> Tensor:
+    def __call__(self, x: Tensor, timestep: Tensor, context: Tensor, *more: Tensor | None) -> Tensor:
         """As `UNet.forward`."""
-        time_emb = self.unet.embed_time(timestep, context, pooled, size_ids, guidance)
+        time_emb = self.unet.embed_time(timestep, context, *more)
         x = self.unet.conv_in(x)
         kept = self._kept
         if kept is None or is_due(self._call, self.interval, len(x), len(kept)):
