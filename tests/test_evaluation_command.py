@@ -1,16 +1,21 @@
 """`python -m stablediff evaluate …`, from icons to a report; and what it says where something is missing."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from sticker_world import STYLES, THINGS, make_data
+from sticker_world import STYLES, THINGS, make_data, world_of
 from toy import toy_pipeline
 
 from stablediff.cli import main
+from stablediff.errors import EvaluationError
+from stablediff.evaluation.elsewhere import FolderArtist
 from stablediff.evaluation.judge.files import load_judge, save_judge
 from stablediff.evaluation.judge.network import Judge, JudgeConfig
+from stablediff.evaluation.retrieval import Retrieval
 
 CONFIG = """
 widths = [8, 8, 8]
@@ -81,7 +86,14 @@ def test_from_a_model_to_a_report(place: Path, capsys: pytest.CaptureFixture[str
         ),
         ("prompts", {"model": Path("nowhere")}, [], "there is no model 'nowhere'"),
         ("prompts", {}, ["--images", "0"], "--images 0: choose 1 to 64"),
-        ("prompts", {}, ["--per-task", "0"], "0 prompts a task"),
+        ("prompts", {}, ["--per-task", "0"], "--per-task 0: choose 1 to 1000"),
+        ("prompts", {}, ["--per-task", "1000000000"], "--per-task 1000000000: choose 1 to 1000"),
+        ("prompts", {}, ["--styles", ","], "',' names nothing"),
+        ("prompts", {"out": Path(__file__)}, [], "choose another --out"),
+        ("cost", {}, ["--cost-per-task", "-1"], "--cost-per-task -1: choose 1 to 1000"),
+        ("cost", {}, ["--steps", "1,5000"], "num_steps is 5000"),
+        ("distribution", {}, ["--limit", "-1"], "--limit -1: choose 1 to"),
+        ("all", {}, ["--limit", "20", "--samplers", "magic"], "and 20 are needed"),
         ("prompts", {}, ["--tasks", "dancing"], "there is no task 'dancing'"),
         ("prompts", {}, ["--styles", "baroque"], "does not know the style 'baroque'"),
         ("distribution", {}, [], "and 20 are needed"),
@@ -122,3 +134,66 @@ def test_other_commands_do_not_wait_for_reports(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "evaluate" in capsys.readouterr().out
+
+
+def test_nothing_is_drawn_before_all_is_looked_at(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for report, more in (
+        ("cost", ["--samplers", "ddim,magic", "--steps", "1", "--guidance", "1"]),
+        ("others", ["--drawn", str(tmp_path / "nowhere")]),
+    ):
+        assert evaluate(report, place, *more, out=tmp_path / "out") == 2
+        assert not list((tmp_path / "out").rglob("*.png"))
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"prompt": "x", "seed": 1e999, "file": "a.png"}',
+        '{"prompt": "x", "seed": 1, "file": "a.png", "seconds": NaN}',
+        '{"prompt": "x", "seed": 1, "file": "a.png", "seconds": -1}',
+        '{"prompt": "x", "seed": 1, "file": "a.png", "seconds": 1' + 400 * "0" + "}",
+        "[" * 100_000,
+    ],
+)
+def test_what_others_say_of_their_pictures_is_checked(tmp_path: Path, line: str) -> None:
+    (tmp_path / "pictures.jsonl").write_text(line)
+    with pytest.raises(EvaluationError, match="cannot be read in line 1"):
+        FolderArtist(tmp_path)
+
+
+def test_damaged_notes_and_pictures_are_told_apart(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A damaged line of times is passed over; a damaged picture is named, with what to do."""
+    few = ("--per-task", "1", "--images", "1", "--tasks", "single object")
+    assert evaluate("prompts", place, *few, out=tmp_path) == 0
+    (picture,) = (tmp_path / "pictures").glob("*.png")
+    with (tmp_path / "pictures" / "seconds.jsonl").open("a") as log:
+        log.write('{"file": "x", "seconds": 1' + 400 * "0" + '}\n{"file": \n')
+    assert evaluate("prompts", place, *few, out=tmp_path) == 0
+    picture.write_bytes(picture.read_bytes()[:100])
+    capsys.readouterr()
+    assert evaluate("prompts", place, *few, out=tmp_path) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"delete {picture}" in said
+    picture.unlink()
+    assert evaluate("prompts", place, *few, out=tmp_path) == 0
+
+
+def test_things_that_nobody_was_shown_cannot_be_looked_up(place: Path) -> None:
+    world = world_of(place / "data")
+    held_out = replace(world, split=replace(world.split, styles=frozenset((t, s) for t in THINGS for s in STYLES)))
+    with pytest.raises(EvaluationError, match="there is nothing to look up"):
+        Retrieval(held_out, place)
+
+
+def test_a_judge_of_things_without_names_is_refused(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "judge", tmp_path / "judge")
+    fields = json.loads((tmp_path / "judge" / "judge.json").read_text())
+    for wrong in ({"things": [[thing] for thing in THINGS]}, {"styles": [0, 1]}):
+        (tmp_path / "judge" / "judge.json").write_text(json.dumps({**fields, **wrong}))
+        with pytest.raises(EvaluationError, match="its names are no text"):
+            load_judge(tmp_path / "judge")

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from stablediff.errors import EvaluationError
+from stablediff.errors import EvaluationError, RequestError
 from stablediff.generate import Result, generate
 from stablediff.images import open_image, save_png
 from stablediff.pipeline import Pipeline
@@ -37,7 +37,11 @@ class Drawn:
     seconds: float
 
     def open(self) -> Image.Image:
-        return open_image(self.path)
+        """Raises EvaluationError if it is damaged."""
+        try:
+            return open_image(self.path)
+        except RequestError as error:
+            raise EvaluationError(f"{error}; delete {self.path}, and run this again: it is drawn anew") from error
 
 
 class Artist(Protocol):
@@ -119,6 +123,6 @@ def _read_log(path: Path) -> dict[str, float]:
         try:
             entry = json.loads(line)
             seconds[str(entry["file"])] = float(entry["seconds"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     return seconds

@@ -1,6 +1,7 @@
 """`python -m stablediff evaluate …`: one sub-command a report."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +16,13 @@ from stablediff.evaluation.judge.command import add_judge
 from stablediff.evaluation.judge.files import BUNDLED_JUDGE, load_judge
 from stablediff.evaluation.prompts import TASKS, make_prompts
 from stablediff.evaluation.reports.cost import Grid, report_cost
-from stablediff.evaluation.reports.distribution import report_distribution
+from stablediff.evaluation.reports.distribution import halves, report_distribution
 from stablediff.evaluation.reports.folder import report_folder
-from stablediff.evaluation.reports.memorisation import report_memorisation
-from stablediff.evaluation.reports.others import report_others
+from stablediff.evaluation.reports.memorisation import check_memorisation, report_memorisation
+from stablediff.evaluation.reports.others import check_drawn, report_others
 from stablediff.evaluation.reports.prompts import report_prompts
 from stablediff.evaluation.reports.text import report_text
-from stablediff.evaluation.setting import Setting, known_world
+from stablediff.evaluation.setting import Setting, known_world, writing
 from stablediff.pipeline import Pipeline, load
 from stablediff.training.command import Commands
 from stablediff.training.data.command import DEFAULT_FOLDER
@@ -101,7 +102,10 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} names nothing: write names with commas between them")
+    return names
 
 
 def _numbers(kind: type[int] | type[float]) -> Callable[[str], tuple[float, ...]]:
@@ -121,14 +125,17 @@ def _run(arguments: argparse.Namespace, report: Report) -> int:
 
 def _setting(arguments: argparse.Namespace) -> Setting:
     """Everything is looked at before the first picture is drawn."""
-    if not 1 <= arguments.images <= 64:
-        raise EvaluationError(f"--images {arguments.images}: choose 1 to 64")
+    for name, most in (("images", 64), ("per_task", 1000), ("cost_per_task", 1000), ("limit", 100_000)):
+        if not 1 <= getattr(arguments, name, 1) <= most:
+            raise EvaluationError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: choose 1 to {most}")
     judge = load_judge(arguments.judge)
     icons, split = Icons(arguments.data), read_split(arguments.data / "split.json")
     pipeline = load(arguments.model, device=arguments.device, dtype=arguments.dtype)
     judge.to(pipeline.device)
     world = known_world(pipeline, judge, icons, split, arguments.things, arguments.styles)
     prompts = make_prompts(world, arguments.per_task, tasks=arguments.tasks)
+    with writing(_out(arguments, pipeline)):
+        pass
     return Setting(pipeline, judge, world, prompts, range(arguments.images), _out(arguments, pipeline))
 
 
@@ -153,6 +160,11 @@ def _memorisation(setting: Setting, _: argparse.Namespace) -> Path:
 
 
 def _others(setting: Setting, arguments: argparse.Namespace) -> Path:
+    return report_others(setting, _models(setting, arguments))
+
+
+def _models(setting: Setting, arguments: argparse.Namespace) -> list[Artist]:
+    """Those to compare with. Raises EvaluationError where a picture is missing."""
     pictures = setting.out / "pictures"
     models: list[Artist] = [FolderArtist(folder) for folder in arguments.drawn or []]
     for name in arguments.other or []:
@@ -161,7 +173,8 @@ def _others(setting: Setting, arguments: argparse.Namespace) -> Path:
     names = [setting.artist.name, *(artist.name for artist in models)]
     if len(set(names)) < len(names):
         raise EvaluationError(f"two of {', '.join(names)} have the same name: give other paths, or rename a folder")
-    return report_others(setting, models)
+    check_drawn(setting, models)
+    return models
 
 
 def _text(setting: Setting, arguments: argparse.Namespace) -> Path:
@@ -181,11 +194,24 @@ def _folder(arguments: argparse.Namespace) -> int:
 
 
 def _cost(setting: Setting, arguments: argparse.Namespace) -> Path:
-    grid = Grid(arguments.steps, arguments.samplers, arguments.guidance)
-    return report_cost(setting, grid, arguments.cost_per_task)
+    return report_cost(setting, _grid(arguments), arguments.cost_per_task)
+
+
+def _grid(arguments: argparse.Namespace) -> Grid:
+    return Grid(arguments.steps, arguments.samplers, arguments.guidance)
 
 
 def _all(setting: Setting, arguments: argparse.Namespace) -> Path:
-    for report in (_prompts, _distribution, _memorisation, _others):
-        report(setting, arguments)
+    """What the later ones would refuse is refused before the first."""
+    halves(setting, arguments.limit)
+    _grid(arguments).settings()
+    models = _models(setting, arguments)
+    report_prompts(setting)
+    _distribution(setting, arguments)
+    try:
+        check_memorisation(setting)
+        report_memorisation(setting)
+    except EvaluationError as error:
+        print(f"stablediff: the report on memorisation is left out: {error}", file=sys.stderr)
+    report_others(setting, models)
     return _cost(setting, arguments)

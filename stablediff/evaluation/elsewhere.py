@@ -1,6 +1,7 @@
 """Pictures that any other engine drew for the same prompts and seeds."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,12 +23,14 @@ class FolderArtist:
                 number += 1
                 entry = json.loads(line)
                 drawn = Drawn(folder / entry["file"], float(entry.get("seconds", 0)))
+                if not 0 <= drawn.seconds < math.inf:
+                    raise ValueError(f"seconds are {drawn.seconds}")
                 self._found[str(entry["prompt"]), int(entry["seed"])] = drawn
         except FileNotFoundError as error:
             raise EvaluationError(
                 f'there is no {path}: write a line {{"prompt": …, "seed": …, "file": …}} into it for each of {WISHES}'
             ) from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise EvaluationError(
                 f"{path} cannot be read in line {number} ({error!r}): write it anew from {WISHES}"
             ) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from stablediff.errors import EvaluationError
 from stablediff.evaluation.artists import Drawn
 from stablediff.evaluation.prompts import World
 from stablediff.images import save_png
@@ -35,6 +36,11 @@ class Retrieval:
             for icon in world.icons.records
             if icon.thing in known and icon.style in styles and not world.split.holds_out_style(icon.thing, icon.style)
         ]
+        if not learnt:
+            raise EvaluationError(
+                "training showed none of these things in these styles, so there is nothing to look up: name others "
+                "with --things and --styles"
+            )
         self.captions = [
             (set(_WORD.findall(f"{thing} {style} style".lower())), thing, style) for thing, style in learnt
         ]

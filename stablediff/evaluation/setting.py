@@ -113,7 +113,7 @@ def write_section(out: Path, name: str, title: str, lines: Iterable[str], figure
                 try:
                     found = json.loads(path.read_text(encoding="utf-8"))
                     parts.append("\n".join([f"## {found['title']}", "", *found["markdown"]]))
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise EvaluationError(f"{path} is no section of a report ({error}): delete it") from error
         write_whole(out / REPORT, ("\n\n".join(["# Evaluation", *parts]) + "\n").encode())
     return out / REPORT

@@ -52,6 +52,8 @@ def load_judge(folder: Path) -> Judge:
     try:
         fields = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         config = JudgeConfig(**{name: tuple(value) for name, value in fields.items()})
+        if not all(isinstance(name, str) for name in (*config.things, *config.styles)):
+            raise TypeError("its names are no text")
         judge = Judge(config)
         judge.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:

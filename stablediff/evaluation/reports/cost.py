@@ -14,6 +14,7 @@ from stablediff.evaluation.prompts import Prompt
 from stablediff.evaluation.reports.prompts import Answers, answer, interval_of
 from stablediff.evaluation.setting import Setting, as_figures, percent, table, write_section
 from stablediff.evaluation.sheets import save_sheet
+from stablediff.request import Request
 
 _DRAWN_AGAIN = 1e-3  # seconds: below this nobody knows any more how long a picture took
 
@@ -30,14 +31,17 @@ class Grid:
         if not (self.steps and self.samplers and self.guidance):
             raise EvaluationError("the grid is empty: give --steps, --samplers and --guidance at least one value each")
         combined = itertools.product(self.steps, self.samplers, self.guidance)
-        return [Settings(steps, guidance, sampler) for steps, sampler, guidance in combined]
+        settings = [Settings(steps, guidance, sampler) for steps, sampler, guidance in combined]
+        for one in settings:
+            Request(**asdict(one))  # says what is wrong with it, before anything is drawn
+        return settings
 
 
 def report_cost(setting: Setting, grid: Grid, per_task: int = 3) -> Path:
     """Draws `per_task` prompts of each task with the first seed. Writes cost.json and its section. -> the report."""
-    prompts = _some(setting.prompts, per_task)
+    prompts, wishes = _some(setting.prompts, per_task), grid.settings()
     found: list[tuple[Settings, Answers, float]] = []
-    for wish in grid.settings():
+    for wish in wishes:
         name = label(wish)
         artist = ModelArtist(setting.pipeline, setting.out / "pictures", wish, name)
         answers = answer(artist, setting.judge, prompts, setting.seeds[:1])
@@ -96,5 +100,7 @@ def _some(prompts: Sequence[Prompt], per_task: int) -> list[Prompt]:
     tasks = dict.fromkeys(prompt.task for prompt in prompts)
     chosen = [p for task in tasks for p in [p for p in prompts if p.task == task][:per_task]]
     if len(chosen) < 2:
-        raise EvaluationError(f"{len(chosen)} prompts say nothing about settings: leave --tasks and --per-task away")
+        raise EvaluationError(
+            f"{len(chosen)} prompts say nothing about settings: raise --per-task or --cost-per-task, or name tasks"
+        )
     return chosen

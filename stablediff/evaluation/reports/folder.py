@@ -10,7 +10,7 @@ from PIL import Image
 
 from stablediff.checkpoints.clip_model import ClipModel
 from stablediff.errors import EvaluationError
-from stablediff.evaluation.artists import ModelArtist
+from stablediff.evaluation.artists import Drawn, ModelArtist
 from stablediff.evaluation.clip import image_features, text_features
 from stablediff.evaluation.features import Embed, random_features
 from stablediff.evaluation.frechet import frechet_distance
@@ -42,19 +42,19 @@ def report_folder(
             f"{pictures} has {count} pictures with captions to compare with, and {_LEAST} are needed: add some"
         )
     captions = [folder.caption(i, np.random.default_rng(i)) for i in range(count)]
-    drawn: list[Path] = []
+    drawn: list[Drawn] = []
     seconds = 0.0
     artist = ModelArtist(pipeline, out / "pictures")
     for i, caption in enumerate(progress(captions, f"{pipeline.name}: drawing")):
         (one,) = artist.draw(caption, [i])  # a seed of its own each: equal captions get different pictures
-        drawn.append(one.path)
+        drawn.append(one)
         seconds += one.seconds
 
     def real() -> Iterator[Image.Image]:
         return (Image.fromarray(folder.picture(i)) for i in range(count))
 
     def fake() -> Iterator[Image.Image]:
-        return (Image.open(path) for path in drawn)
+        return (one.open() for one in drawn)
 
     lines = [
         f"{pipeline.name} against {count} pictures of `{pictures.name}`, one picture drawn for each caption in "
@@ -86,6 +86,6 @@ def report_folder(
     if inception is not None:
         figures["FID"] = frechet_distance(inception(real()), inception(fake()))
         lines += [f"FID of {count} pictures: {figures['FID']:.2f}. It compares with FIDs of as many pictures only.", ""]
-    shown = [(captions[i], [Image.fromarray(folder.picture(i)), Image.open(drawn[i])]) for i in range(_SHOWN)]
+    shown = [(captions[i], [Image.fromarray(folder.picture(i)), drawn[i].open()]) for i in range(_SHOWN)]
     lines += ["Real, and drawn:", "", save_sheet(labelled_sheet(shown), out, "folder")]
     return write_section(out, "folder", "Against a folder of real pictures", lines, figures)

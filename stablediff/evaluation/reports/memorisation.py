@@ -25,9 +25,8 @@ def report_memorisation(setting: Setting, false_positives: float = 0.05) -> Path
     icons = [icon for icon in world.icons.records if icon.thing in known and icon.style in styles]
     new = [icon for icon in icons if world.split.holds_out_style(icon.thing, icon.style)]
     learnt = [icon for icon in icons if not world.split.holds_out_style(icon.thing, icon.style)]
+    check_memorisation(setting)
     prompts = list({prompt.text: prompt for prompt in setting.prompts if prompt.task in _ALONE}.values())
-    if not prompts:
-        raise EvaluationError(f"none of the prompts is of {' or '.join(_ALONE)}: leave --tasks away")
 
     def render(icon: Icon) -> Image.Image:
         scene = Scene(icon.style, (Item(icon.thing, 0.5, 0.5, ALONE),), "single")
@@ -70,6 +69,23 @@ def report_memorisation(setting: Setting, false_positives: float = 0.05) -> Path
         "seconds": round(seconds, 1),
     }
     return write_section(setting.out, "memorisation", "Does it draw, or remember?", lines, figures)
+
+
+def check_memorisation(setting: Setting, false_positives: float = 0.05) -> None:
+    """Raises EvaluationError before anything is drawn."""
+    world = setting.world
+    known, styles = set(world.things), set(world.styles)
+    new = sum(
+        icon.thing in known and icon.style in styles and world.split.holds_out_style(icon.thing, icon.style)
+        for icon in world.icons.records
+    )
+    if new < 1 / false_positives - 1:
+        raise EvaluationError(
+            f"of these things and styles {new} pictures were held out from training, and to tell what is remembered "
+            f"{1 / false_positives - 1:.0f} are needed: name more with --things and --styles"
+        )
+    if not any(prompt.task in _ALONE for prompt in setting.prompts):
+        raise EvaluationError(f"none of the prompts is of {' or '.join(_ALONE)}: leave --tasks away")
 
 
 def _share(by_heart: torch.Tensor, chosen: torch.Tensor) -> str:

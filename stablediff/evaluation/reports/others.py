@@ -22,9 +22,7 @@ def report_others(setting: Setting, models: Sequence[Artist] = ()) -> Path:
     pictures = setting.out / "pictures"
     with writing(setting.out):
         write_wishes(setting.out, dict.fromkeys(prompt.text for prompt in prompts), setting.seeds)
-    for artist in models:
-        if isinstance(artist, FolderArtist):
-            artist.check((prompt.text for prompt in prompts), setting.seeds)
+    check_drawn(setting, models)
     artists: list[Artist] = [
         setting.artist, *models, Retrieval(setting.world, pictures), Paste(setting.world, pictures)
     ]  # fmt: skip
@@ -64,6 +62,13 @@ def report_others(setting: Setting, models: Sequence[Artist] = ()) -> Path:
     whole = {"prompts": len(prompts), "seeds": each, "groups": figures}
     whole["seconds"] = {who: round(theirs.seconds, 1) for who, theirs in answers.items()}
     return write_section(setting.out, "others", "Is it better than others?", lines, whole)
+
+
+def check_drawn(setting: Setting, models: Sequence[Artist]) -> None:
+    """Raises EvaluationError if another engine's picture is missing."""
+    for artist in models:
+        if isinstance(artist, FolderArtist):
+            artist.check((prompt.text for prompt in setting.prompts), setting.seeds)
 
 
 def _gap(ours: Answers, theirs: Answers, chosen: Sequence[int], each: int) -> Interval:

@@ -48,7 +48,7 @@ class Icons:
             self._pixels: NDArray[np.uint8] = np.load(self.folder / PIXELS, mmap_mode="r")
         except FileNotFoundError as error:
             raise DataError(f"there are no icons in {self.folder}: {remedy}") from error
-        except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"the icons in {self.folder} cannot be read ({error}): {remedy}") from error
         if self._pixels.shape != (len(self.records), SIZE, SIZE, 4) or self._pixels.dtype != np.uint8:
             raise DataError(f"{RECORDS} and {PIXELS} in {self.folder} do not belong together: {remedy}")

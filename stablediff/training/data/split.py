@@ -90,7 +90,7 @@ def read_split(path: Path) -> Split:
         return Split(seed=int(fields["seed"]), templates=frozenset(fields["templates"]), **pairs)
     except FileNotFoundError as error:
         raise DataError(f"there is no {path}: run: python -m stablediff train data --folder {path.parent}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is not a split ({error}): delete it and run train data again") from error
 
 
