@@ -14,6 +14,7 @@ MODEL_REFUSALS = {
         r"CPU with (?P<count>\d+) threads?, (?P<low>\w+)(?P<what>.*)": "процессор, потоков: {count}, {low}",
         # what is not there
         r"there is no (model|LoRA) (?P<name>.+?): .*": "нет такой модели или LoRA: {name}. Проверьте название",
+        r"there is no \w+ (?P<name>.+?): choose a \.safetensors file, .*": "нет такого файла: {name}. Проверьте название",
         r"the model's name is empty: .*": "название модели пусто",
         r"there is no user .+ here: .*": "такой папки здесь нет: проверьте путь",
         r"cannot look at (?P<name>.+)": "не удаётся посмотреть: {name}",
@@ -82,6 +83,9 @@ MODEL_REFUSALS = {
         r"this (text encoder|U-Net|VAE|scheduler|model|.+) (has|goes|is made for) .*": (
             "эта модель — вариант Stable Diffusion, которого эта программа не знает: выберите другую"
         ),
+        # tiny decoders
+        r"(?P<file>.+) holds no tiny decoder: .*": "{file}: это не маленький декодер",
+        r"(?P<file>.+) makes .+ channels of .+, .+ times the size, .*": "{file}: этот декодер от модели другого вида",
         # LoRA
         r"(?P<file>.+) is a whole model and no LoRA: .*": "{file}: это целая модель, а не LoRA",
         r"(?P<file>.+) is no LoRA \(.*": "{file}: это не LoRA",
@@ -89,7 +93,7 @@ MODEL_REFUSALS = {
             "{file}: такой вид LoRA здесь не считается"
         ),
         r"(?P<file>.+) has .+, for which this model has no layer: .*": "{file}: эта LoRA от модели другого вида",
-        r"(?P<file>.+) does not end in \.safetensors, .*": "{file}: LoRA читается только из .safetensors",
+        r"(?P<file>.+) does not end in \.safetensors, .*": "{file}: читаются только файлы .safetensors",
         r"(?P<path>.+) holds .+: name the file of the LoRA": "{path}: назовите файл LoRA",
         r"the LoRA's (?P<name>rank|alpha|scale) is (?P<value>.+?): choose (?P<range>.+)": (
             "LoRA, {name}: {value}. Выберите другое значение"

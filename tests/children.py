@@ -134,7 +134,9 @@ def memory_to_load(path: str, small: str) -> tuple[int, int, int]:
     before = _peak_memory()
     pipeline = load(path, device="cpu", dtype="float32")
     grown = _peak_memory() - before
-    sizes = [p.nbytes for part in (*pipeline.text_encoders, pipeline.unet, pipeline.vae) for p in part.parameters()]
+    sizes = [
+        p.nbytes for part in (*pipeline.text_encoders, pipeline.unet, pipeline.vae) for p in part.state_dict().values()
+    ]
     return grown, sum(sizes), max(sizes)
 
 

@@ -16,6 +16,7 @@ from toy import toy_pipeline
 from stablediff import Request, RequestError, Result, StableDiffError, Update, generate
 from stablediff.errors import NumericalError
 from stablediff.insight.recorder import Recorder
+from stablediff.pace.plan import Call
 from stablediff.request import Limits
 from stablediff.web import lent
 from stablediff.web.desk import Desk, Work
@@ -130,7 +131,7 @@ def test_the_page_draws_there_where_a_space_lends_gpus(space: Space, monkeypatch
     monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=space.GPU))
     monkeypatch.setattr("stablediff.web.desk.generate", lent._choose())
     pipeline = toy_pipeline()
-    assert measure(pipeline).unet((8, 8), 2) is None  # no GPU is borrowed for this
+    assert measure(pipeline).unet((8, 8), Call(2)) is None  # no GPU is borrowed for this
     desk = Desk(Models(pipeline, (), lambda _name, **_options: pipeline), Limits())
     recorder = Recorder(pipeline, 7.5)
     request = Request(prompt="cat", num_steps=3, seed=1)

@@ -43,8 +43,8 @@ class FolderPictures:
         if not self._entries:
             first = "; ".join(f"{picture.name}: {why}" for picture, why in self.skipped[:1])
             raise DataError(
-                f"{self.folder} has no picture with a caption ({first or 'no picture at all'}): put a .txt beside each "
-                "picture, or write captions.jsonl"
+                f"{self.folder} has no picture with a caption that can be used ({first or 'no picture at all'}): each "
+                "needs a .txt beside it, or a line in captions.jsonl, and enough pixels"
             )
         for picture, why in self.skipped[:_MOST_NAMED]:
             print(f"{picture} is left out: {why}", file=sys.stderr)
