@@ -14,7 +14,7 @@ MODEL_REFUSALS = {
         r"CPU with (?P<count>\d+) threads?, (?P<low>\w+)(?P<what>.*)": "процессор, потоков: {count}, {low}",
         # what is not there
         r"there is no (model|LoRA) (?P<name>.+?): .*": "нет такой модели или LoRA: {name}. Проверьте название",
-        r"there is no \w+ (?P<name>.+?): choose a \.safetensors file, .*": "нет такого файла: {name}. Проверьте название",
+        r"there is no \w+ (?P<name>.+?): choose a \.safetensors file, .*": "нет файла {name}: проверьте название",
         r"the model's name is empty: .*": "название модели пусто",
         r"there is no user .+ here: .*": "такой папки здесь нет: проверьте путь",
         r"cannot look at (?P<name>.+)": "не удаётся посмотреть: {name}",

@@ -25,7 +25,7 @@ def report_memorisation(setting: Setting, false_positives: float = 0.05) -> Path
     icons = [icon for icon in world.icons.records if icon.thing in known and icon.style in styles]
     new = [icon for icon in icons if world.split.holds_out_style(icon.thing, icon.style)]
     learnt = [icon for icon in icons if not world.split.holds_out_style(icon.thing, icon.style)]
-    check_memorisation(setting)
+    check_memorisation(setting, false_positives)
     prompts = list({prompt.text: prompt for prompt in setting.prompts if prompt.task in _ALONE}.values())
 
     def render(icon: Icon) -> Image.Image:
