@@ -13,7 +13,7 @@ from toy import count_calls, toy_pipeline
 from stablediff import Pipeline
 from stablediff.errors import EvaluationError
 from stablediff.evaluation.artists import ModelArtist, Settings, fingerprint
-from stablediff.evaluation.bootstrap import difference_interval
+from stablediff.evaluation.bootstrap import difference_interval, mean_interval, proportion_interval
 from stablediff.evaluation.elsewhere import FolderArtist
 from stablediff.evaluation.features import judge_features, random_features
 from stablediff.evaluation.plot import Point, pareto_front, scatter
@@ -22,7 +22,7 @@ from stablediff.evaluation.reports.cost import Grid, choose, report_cost
 from stablediff.evaluation.reports.distribution import distances, report_distribution
 from stablediff.evaluation.reports.memorisation import report_memorisation
 from stablediff.evaluation.reports.others import report_others
-from stablediff.evaluation.reports.prompts import Answers, admitted_tasks, answer, report_prompts
+from stablediff.evaluation.reports.prompts import Answers, admitted_tasks, answer, interval_of, report_prompts
 from stablediff.evaluation.retrieval import Paste, Retrieval
 from stablediff.evaluation.setting import Setting, known_world
 from stablediff.lexicon import Lexicon
@@ -232,3 +232,14 @@ def test_the_front_and_the_choice() -> None:
     best, bad, equal = found(50, right, 5.0), found(4, right * 0, 1.0), found(20, right.clone(), 2.0)
     assert choose([best, bad, equal]).num_steps == 20
     assert choose([best, bad]).num_steps == 50
+
+
+def test_what_is_all_right_or_all_wrong_has_an_interval_too() -> None:
+    """Drawing from equal answers would give no width, and certainty that nobody has."""
+    for right in (0.0, 1.0):
+        answers = Answers([], torch.full((20,), right, dtype=torch.float64), 0.0)
+        interval = interval_of(answers, range(10), 2)
+        assert interval == proportion_interval(int(10 * right), 10)
+        assert 0.2 < interval.high - interval.low < 0.4
+    mixed = Answers([], torch.tensor([1.0, 0.0] * 10, dtype=torch.float64), 0.0)
+    assert interval_of(mixed, range(10), 2) == mean_interval(mixed.right, torch.arange(10).repeat_interleave(2))

@@ -61,8 +61,8 @@ def scatter(points: Sequence[Point], across: str, up: str) -> Image.Image:
             draw.text(
                 (x - 8 if far else x + 8, y + 4), point.label, fill=colour, font=font, anchor="ra" if far else "la"
             )
-    for i, group in enumerate(groups):
-        y = _HEIGHT - _BOTTOM - 20 * (len(groups) - i)
-        draw.ellipse((_WIDTH - 180, y - 4, _WIDTH - 172, y + 4), fill=_COLOURS[i % len(_COLOURS)])
-        draw.text((_WIDTH - 165, y), group, fill="black", font=font, anchor="lm")
+    for i, group in enumerate(groups):  # above the plot, where no point can be
+        x = _WIDTH - 110 * (len(groups) - i)
+        draw.rectangle((x, 10, x + 10, 20), fill=_COLOURS[i % len(_COLOURS)])
+        draw.text((x + 16, 15), group, fill="black", font=font, anchor="lm")
     return image

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stablediff.errors import EvaluationError
 from stablediff.evaluation.artists import Artist, Drawn
-from stablediff.evaluation.bootstrap import Interval, mean_interval
+from stablediff.evaluation.bootstrap import Interval, mean_interval, proportion_interval
 from stablediff.evaluation.judge.network import Judge
 from stablediff.evaluation.judge.verdict import judge_pictures
 from stablediff.evaluation.prompts import Prompt
@@ -59,6 +59,8 @@ def interval_of(answers: Answers, chosen: Sequence[int], each: int) -> Interval:
     if len(chosen) < 2:  # nothing to draw from
         value = right.mean().item()
         return Interval(value, 0.0, 1.0)
+    if right.unique().numel() == 1:  # drawing from what is all the same tells nothing
+        return proportion_interval(int(right[0]) * len(chosen), len(chosen))
     return mean_interval(right, groups)
 
 
