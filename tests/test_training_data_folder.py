@@ -108,7 +108,7 @@ def test_a_folder_of_nothing_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"no picture with a caption that can be used \(no picture at all\): each needs a .txt"):
         FolderPictures(tmp_path, 32)
     save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"no picture with a caption \(a.png: it has no caption\)"):
+    with pytest.raises(DataError, match=r"no picture with a caption that can be used \(a.png: it has no caption\)"):
         FolderPictures(tmp_path, 32)
     with pytest.raises(DataError, match="with 2 channels"):
         FolderPictures(tmp_path, 32, channels=2)
