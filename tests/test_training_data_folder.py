@@ -105,7 +105,9 @@ def test_bad_lines_of_the_list_are_left_out(tmp_path):
 def test_a_folder_of_nothing_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no folder"):
         FolderPictures(tmp_path / "gone", 32)
-    with pytest.raises(DataError, match=r"no picture with a caption that can be used \(no picture at all\): each needs a .txt"):
+    with pytest.raises(
+        DataError, match=r"no picture with a caption that can be used \(no picture at all\): each needs a .txt"
+    ):
         FolderPictures(tmp_path, 32)
     save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"no picture with a caption that can be used \(a.png: it has no caption\)"):
