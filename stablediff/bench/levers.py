@@ -170,10 +170,9 @@ def write_levers(pipeline: Pipeline, plain: Request, found: dict[str, Measured],
         "compute": pipeline.compute.reason,
         "threads": threads,
         "steps": resolved.num_steps,
+        "levers": figures,
     }
-    (out / f"{name}.json").write_text(
-        json.dumps({**about, "steps": resolved.num_steps, "levers": figures}, indent=1) + "\n", encoding="utf-8"
-    )
+    (out / f"{name}.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     path = out / f"{name}.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

@@ -164,7 +164,7 @@ def _others(setting: Setting, arguments: argparse.Namespace) -> Path:
 
 
 def _models(setting: Setting, arguments: argparse.Namespace) -> list[Artist]:
-    """Those to compare with. Raises EvaluationError where a picture is missing."""
+    """Those to compare with. Raises EvaluationError."""
     pictures = setting.out / "pictures"
     models: list[Artist] = [FolderArtist(folder) for folder in arguments.drawn or []]
     for name in arguments.other or []:
@@ -173,7 +173,6 @@ def _models(setting: Setting, arguments: argparse.Namespace) -> list[Artist]:
     names = [setting.artist.name, *(artist.name for artist in models)]
     if len(set(names)) < len(names):
         raise EvaluationError(f"two of {', '.join(names)} have the same name: give other paths, or rename a folder")
-    check_drawn(setting, models)
     return models
 
 
@@ -206,6 +205,7 @@ def _all(setting: Setting, arguments: argparse.Namespace) -> Path:
     halves(setting, arguments.limit)
     _grid(arguments).settings()
     models = _models(setting, arguments)
+    check_drawn(setting, models)
     report_prompts(setting)
     _distribution(setting, arguments)
     try:
