@@ -160,6 +160,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--dtype", help="auto, float32, bfloat16, float16 or int8")
+    parser.add_argument("--compile", action="store_true", help="faster steps, after a first one that takes minutes")
+    parser.add_argument("--offload", action="store_true", help="parts are on the GPU only while they work")
     parser.add_argument(
         "--prediction",
         choices=["epsilon", "v_prediction", "sample"],
@@ -335,6 +337,8 @@ def _load(arguments: argparse.Namespace) -> Pipeline:
         allow_pickle=arguments.allow_pickle,
         loras=arguments.lora or (),
         decoder=arguments.decoder,
+        compiled=arguments.compile,
+        offload=arguments.offload,
     )
     print(pipeline.describe(), file=sys.stderr)
     if pipeline.report.dropped:

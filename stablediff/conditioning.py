@@ -33,7 +33,7 @@ def encode_prompts(pipeline: Pipeline, prompts: list[str], width: int, height: i
         rows, firsts = [], []
         for prompt in tokenized:
             ids, weights = tokenizer.to_tensors(prompt, num_chunks)
-            encoding = encoder(ids.to(pipeline.device))
+            encoding = pipeline.present(encoder)(ids.to(pipeline.device))
             rows.append(apply_weights(encoding.context, weights, prompt).flatten(0, 1))
             firsts.append(encoding.pooled[0])  # the first chunk speaks for the whole
         contexts.append(torch.stack(rows))
@@ -94,7 +94,8 @@ class ConditionedUNet:
         shortcuts: Shortcuts = EXACT,
     ) -> None:
         self.unet, self.batch, self.extra, self.shortcuts = unet, batch, extra, shortcuts
-        self._readers = [m for name, m in unet.named_modules() if name.endswith("attn2") and isinstance(m, Attention)]
+        readers = [m for name, m in unet.named_modules() if name.endswith("attn2") and isinstance(m, Attention)]
+        self._readers = [] if unet.compiled else readers  # a compiler would begin anew for every picture's memory
         self._memories: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in self._readers]
         self._ask = DeepCache(unet, shortcuts.cache_interval) if shortcuts.cache_interval > 1 else unet
         self.dtype = next(unet.parameters()).dtype

@@ -200,6 +200,8 @@ class _Run:
     def learn(self) -> None:
         """A whole run, done as it was planned and with nobody looking on, tells how fast this machine is."""
         as_planned = not self.stopped and self.observer is None and self.batch_size == self.work.batch_size
+        if self.pipeline.unet.compiled:
+            self.notes += self.arrival.remarks_on_compiling()
         if self.speed is not None and as_planned and self.arrival.decode is not None:
             self.speed.learn(self.pipeline, self.work, self.arrival.steps, self.arrival.decode)
 
@@ -233,8 +235,7 @@ class _Run:
             # Laid over the whole picture, whatever its own size, so that both are cropped alike.
             mask = request.mask_image.convert("L").resize(request.init_image.size)
             self.mask_image = fit_image(mask, self.canvas.width, self.canvas.height)
-            # A cell is drawn anew if any of its pixels is.
-            white = self.canvas.pad(mask_to_tensor(self.mask_image))
+            white = self.canvas.pad(mask_to_tensor(self.mask_image))  # a cell is drawn anew if any of its pixels is
             self.mask = (F.adaptive_max_pool2d(white, self.canvas.cells) > 0.5).float().to(self.pipeline.device)
         if self.pipeline.takes_mask:
             self.extra = self._finite("encode", [self.pipeline.vae], self._inpainting_channels)
@@ -258,8 +259,8 @@ class _Run:
             return Previewer(self.pipeline) if self.request.preview_every else None
 
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
-        vae = self.pipeline.vae
         with self.clock("encode"):
+            vae = self.pipeline.present(self.pipeline.vae)
             latents = vae.encode(pixels.to(self.pipeline.device, dtype_of(vae))).float()
         if not torch.isfinite(latents).all():
             raise NotFiniteError
@@ -332,6 +333,7 @@ class _Run:
         denoise: Denoise = Denoiser(network, self.schedule, config.schedule.prediction_type, self.work.guidance)
         if self.known is not None and self.mask is not None and not self.pipeline.takes_mask:
             denoise = keep_known(denoise, self.known, self.mask, start)
+        self.pipeline.present(self.pipeline.unet)  # last: an observer may have asked the autoencoder
         return denoise, x
 
     def _update(self, index: int, sigma: float, denoised: Tensor, finished: tuple[Image.Image, ...]) -> Update:
@@ -358,8 +360,8 @@ class _Run:
         return images
 
     def _decode_one(self, latents: Tensor) -> Tensor:
-        decoder = self.pipeline.decoder
         with self.clock("decode"):
+            decoder = self.pipeline.present(self.pipeline.decoder)
             latents = latents.to(dtype_of(decoder))
             pixels: Tensor | None = None
             if not self.in_rows:
@@ -396,5 +398,6 @@ class _Run:
     def too_large(self) -> OutOfMemoryError:
         return OutOfMemoryError(
             f"{self.canvas.width}x{self.canvas.height} does not fit into memory, even one picture at a time and "
-            "decoded in strips: choose a smaller size, close other programs, or use a smaller model"
+            "decoded in strips: choose a smaller size, close other programs, load it with offload (GPU), or use a "
+            "smaller model"
         )

@@ -1,8 +1,9 @@
 """The loaded parts of a model together, and nothing else."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -17,18 +18,22 @@ from stablediff.checkpoints.tiny_decoder import load_tiny_decoder
 from stablediff.config import ModelConfig, PredictionType
 from stablediff.device import Compute, choose_compute
 from stablediff.diffusion.schedule import NoiseSchedule
-from stablediff.errors import CheckpointError, RequestError
+from stablediff.errors import CheckpointError, DeviceError, OutOfMemoryError, RequestError
 from stablediff.lexicon import FILE as LEXICON_FILE
 from stablediff.lexicon import Lexicon, read_lexicon
 from stablediff.models.clip import CLIPTextEncoder
+from stablediff.models.compiled import check_compiler, compile_unet
 from stablediff.models.frozen import count_weights
 from stablediff.models.int8 import quantise
 from stablediff.models.lora import merge_lora
+from stablediff.models.offload import Turns
 from stablediff.models.packed import can_pack, pack
 from stablediff.models.tiny_decoder import TinyDecoder
 from stablediff.models.tokenizer import Tokenizer
 from stablediff.models.unet import UNet
 from stablediff.models.vae import VAE
+
+Part = TypeVar("Part", bound=nn.Module)
 
 
 @dataclass
@@ -46,6 +51,7 @@ class Pipeline:
     tiny_decoder: TinyDecoder | None = None  # which draws instead of the VAE's, faster and a little softer
     loras: tuple[tuple[str, float], ...] = ()  # names and scales of those that are merged in
     lexicon: Lexicon | None = None  # the words that it knows, where that is known
+    turns: Turns | None = None  # with offload
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -57,6 +63,12 @@ class Pipeline:
     def decoder(self) -> VAE | TinyDecoder:
         """What makes pixels of latents, with its `decode`."""
         return self.tiny_decoder or self.vae
+
+    def present(self, part: Part) -> Part:
+        """A part that is about to work: with offload it comes to the device now, and the one before it leaves."""
+        if self.turns is not None:
+            self.turns.bring(part)
+        return part
 
     @property
     def device(self) -> torch.device:
@@ -80,10 +92,13 @@ class Pipeline:
         report = self.report
         millions = count_weights(self.unet) / 1e6
         prediction = self.config.schedule.prediction_type
+        ways = [" · tiny decoder"] if self.tiny_decoder else []
+        ways += [" · compiled"] if self.unet.compiled else []
+        ways += [" · one part at a time on the GPU"] if self.turns else []
         loras = "".join(f" + {name} ({scale:g})" for name, scale in self.loras)
         return (
             f"{self.name}{loras}: {report.kind}, U-Net of {millions:.0f} M parameters, {prediction}, stored as "
-            f"{report.stored_dtype.lower()}{' · tiny decoder' if self.tiny_decoder else ''} · {self.compute.reason}"
+            f"{report.stored_dtype.lower()}{''.join(ways)} · {self.compute.reason}"
         )
 
     def save(self, folder: str | Path, *, overwrite: bool = False, dtype: torch.dtype | None = None) -> None:
@@ -104,6 +119,8 @@ def load(
     allow_pickle: bool = False,
     loras: Sequence[tuple[str | Path, float]] = (),
     decoder: str | Path | None = None,
+    compiled: bool = False,
+    offload: bool = False,
     trainable: bool = False,
     progress: Progress = silent,
 ) -> Pipeline:
@@ -112,16 +129,32 @@ def load(
     device: "cpu", "cuda", "cuda:1", "mps" or None for the best. dtype: "float32", "bfloat16", "float16" or None for
     the fastest that is safe there; "int8" (the U-Net, on a CPU) is faster, and a little less like the model. loras:
     those to merge into the weights, each a file, folder or hub id and a scale, as ("detail.safetensors", 0.8). decoder:
-    a tiny one in TAESD's layout (file, folder or hub id): faster, and a little softer. trainable: leave all
-    weights as torch's own layers have them. progress: called with
-    "downloading" or "loading" and the share that is done. Raises
-    CheckpointError, DeviceError or RequestError, whose text says what to do.
+    a tiny one in TAESD's layout (file, folder or hub id): faster, and a little softer. compiled: the U-Net through
+    torch.compile, whose first step at a size takes minutes. offload: parts are on the GPU only while they work, for one
+    whose memory does not hold them all. trainable: leave all weights as torch's own layers have them. progress: called
+    with "downloading" or "loading" and the share that is done. Raises CheckpointError, DeviceError or RequestError,
+    whose text says what to do.
     """
     if not all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int | float) for item in loras):
         raise RequestError('loras is a list of files and scales, as in loras=[("detail.safetensors", 0.8)]')
     compute = choose_compute(device, dtype)
+    if compiled:
+        check_compiler(compute.device)
+        if compute.int8:
+            raise DeviceError("int8 has kernels of its own, which torch.compile cannot read: choose one of the two")
+    if offload and compute.device.type != "cuda":
+        raise DeviceError("offload is for a GPU with a memory of its own, and this is none: leave --offload away")
     location = locate(str(model), progress)
-    parts = load_parts(location, compute, prediction_type=prediction_type, allow_pickle=allow_pickle, progress=progress)
+    placed = replace(compute, device=torch.device("cpu")) if offload else compute
+    try:
+        parts = load_parts(
+            location, placed, prediction_type=prediction_type, allow_pickle=allow_pickle, progress=progress
+        )
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"{location.name} does not fit into the memory of {compute.device}: load it with offload (--offload), "
+            "close other programs, or choose a smaller model or the device cpu"
+        ) from error
     pipeline = Pipeline(
         name=location.name,
         config=parts.config,
@@ -134,15 +167,19 @@ def load(
         lexicon=None if location.is_file else read_lexicon(location.path),
     )
     if decoder is not None:
-        pipeline.tiny_decoder = load_tiny_decoder(decoder, parts.config, compute)
+        pipeline.tiny_decoder = load_tiny_decoder(decoder, parts.config, placed)
     for file, scale in loras:
         name = load_lora(file, pipeline.networks, scale)
         for network in pipeline.networks.values():
             merge_lora(network)
         pipeline.loras += ((name, scale),)
-    # Last, for neither takes a LoRA.
+    # Last, for none of them takes a LoRA.
     if compute.int8:
         quantise(pipeline.unet)
-    elif compute.device.type == "cpu" and can_pack() and not trainable:
+    elif compiled:
+        compile_unet(pipeline.unet, compute.device)
+    elif compute.device.type == "cpu" and can_pack(compute.dtype) and not trainable:
         pack(pipeline.unet)
+    if offload:
+        pipeline.turns = Turns(compute.device)
     return pipeline

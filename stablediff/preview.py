@@ -45,7 +45,7 @@ class Previewer:
             self.factors = torch.tensor(_KNOWN["sdxl" if kind == "sdxl" else "sd"])
         else:
             if pipeline.vae not in _FITTED:
-                _FITTED[pipeline.vae] = fit_colours(pipeline.vae, pipeline.device)
+                _FITTED[pipeline.vae] = fit_colours(pipeline.present(pipeline.vae), pipeline.device)
             self.factors = _FITTED[pipeline.vae]
 
     def __call__(self, denoised: Tensor) -> list[Image.Image]:

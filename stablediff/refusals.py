@@ -176,6 +176,11 @@ REFUSALS = {
         r"(?P<value>\d+x\d+) does not fit into memory.*": (
             "{value} не помещается в память, даже одна картинка по частям: выберите меньший размер"
         ),
+        r"merged_tokens changes layers that are compiled.*": "слияние ячеек не для скомпилированной модели",
+        r"nobody can look into a compiled U-Net.*": "в скомпилированную модель не заглянуть",
+        r"compiling for this size took about (?P<seconds>\S+) s, once: a step takes (?P<step>\S+) s now": (
+            "компиляция под этот размер заняла около {seconds} с, один раз: шаг теперь занимает {step} с"
+        ),
         r"(?P<low>\w+) overflowed \(stage (?P<name>\w+).*\), so that part was done again in (?P<high>\w+)": (
             "точности {low} не хватило ({name}), эта часть сделана заново в {high}"
         ),

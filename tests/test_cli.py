@@ -142,11 +142,11 @@ def test_the_device_and_the_precision_reach_the_model(run, monkeypatch: pytest.M
 
     monkeypatch.setattr(cli, "load", load)
     options = ["--device", "cpu", "--dtype", "bf16", "--prediction", "sample", "--allow-pickle", "--lora", "C:x:0.5"]
-    options += ["--decoder", "taesd"]
+    options += ["--decoder", "taesd", "--compile", "--offload"]
     assert_refused(run("generate", "a cat", "--model", "m", *options), "enough")
     assert asked == {
         "model": "m", "device": "cpu", "dtype": "bf16", "prediction_type": "sample", "allow_pickle": True,
-        "loras": [("C:x", 0.5)], "decoder": "taesd"
+        "loras": [("C:x", 0.5)], "decoder": "taesd", "compiled": True, "offload": True
     }  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def test_a_loaded_model_is_packed_unless_it_is_to_learn(tmp_path: Path):
     assert all(torch.equal(value, state[name]) for name, value in again.unet.state_dict().items())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [str(dtype).removeprefix("torch.") for dtype in TYPES if can_pack(dtype)])
 def test_nothing_falls_back_to_a_kernel_of_last_resort(dtype: str):
     """Those are many times slower, and nothing says so. Sizes go up and down, for a layout may fit one of them only."""
     script = (

@@ -77,7 +77,7 @@ def test_every_refusal_has_russian_words(ask: Callable[[], object]) -> None:
         "memory was short: 2 picture(s) at a time",
         "float16 overflowed (stage denoise, step 3), so that part was done again in bfloat16",
         "512x512 does not fit into memory, even one picture at a time and decoded in strips: choose a smaller size, "
-        "close other programs, or use a smaller model",
+        "close other programs, load it with offload (GPU), or use a smaller model",
     ],
 )
 def test_every_note_has_russian_words(note: str) -> None:

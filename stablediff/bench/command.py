@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from stablediff.bench.engines import ENGINES
+from stablediff.bench.growth import measure_growth, write_growth
 from stablediff.bench.levers import PROMPTS, measure_levers, write_levers
 from stablediff.bench.report import write_report
 from stablediff.bench.results import collect
 from stablediff.bench.run import Settings, run
-from stablediff.bench.workloads import LANES, choose_workloads
+from stablediff.bench.workloads import FULL, LANES, choose_workloads
 from stablediff.checkpoints.locate import DEFAULT_MODEL
 from stablediff.errors import RequestError
 from stablediff.request import Request
@@ -20,7 +21,7 @@ from stablediff.request import Request
 
 def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_bench)
-    parser.add_argument("--workloads", metavar="A,B", help="some of sd15, turbo, lcm, sdxl, sticker (default: all)")
+    parser.add_argument("--workloads", metavar="A,B", help=f"some of {', '.join(w.name for w in FULL)} (default: all)")
     parser.add_argument("--engines", metavar="A,B", help=f"some of {', '.join(ENGINES)} (default: all)")
     parser.add_argument("--lanes", metavar="A,B", help=f"some of {', '.join(LANES)} (default: all)")
     parser.add_argument("--threads", type=int, default=_cores(), metavar="N", help="for every engine (default: cores)")
@@ -31,10 +32,13 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--levers", action="store_true", help="instead: what this package's own shortcuts save and cost"
     )
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="of --levers")
+    parser.add_argument(
+        "--growth", action="store_true", help="instead: how the time grows with steps, size and number of pictures"
+    )
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="of --levers and --growth")
     parser.add_argument("--decoder", metavar="FILE", help="of --levers: a tiny decoder for that model")
     parser.add_argument("--prompts", type=int, default=len(PROMPTS), metavar="N", help="of --levers: so many")
-    parser.add_argument("--steps", type=int, metavar="N", help="of --levers (default: the model's own)")
+    parser.add_argument("--steps", type=int, metavar="N", help="of --levers and --growth (default: the model's own)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="models and results (default: runs/bench)")
     parser.add_argument("--report", type=Path, metavar="FOLDER", help="the tables and plots (default: OUT/report)")
 
@@ -47,8 +51,12 @@ def _bench(arguments: argparse.Namespace) -> int:
     for name in ("threads", "rounds", "pictures"):
         if not 1 <= getattr(arguments, name) <= 1000:
             raise RequestError(f"--{name} is {getattr(arguments, name)}: choose 1 to 1000")
+    if arguments.levers and arguments.growth:
+        raise RequestError("--levers and --growth are two reports: choose one of them")
     if arguments.levers:
         return _levers(arguments)
+    if arguments.growth:
+        return _growth(arguments)
     out = arguments.out or Path("runs") / ("bench-quick" if arguments.quick else "bench")
     settings = Settings(
         out=out,
@@ -76,6 +84,15 @@ def _levers(arguments: argparse.Namespace) -> int:
     pipeline, found = measure_levers(arguments.model, plain, arguments.rounds, arguments.decoder, prompts)
     out = arguments.report or arguments.out or Path("runs/bench/report")
     print(write_levers(pipeline, plain, found, out, arguments.threads))
+    return 0
+
+
+def _growth(arguments: argparse.Namespace) -> int:
+    torch.set_num_threads(arguments.threads)
+    plain = Request(num_steps=arguments.steps)
+    pipeline, found = measure_growth(arguments.model, plain, arguments.rounds)
+    out = arguments.report or arguments.out or Path("runs/bench/report")
+    print(write_growth(pipeline, plain, found, out, arguments.threads))
     return 0
 
 

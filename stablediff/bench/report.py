@@ -14,8 +14,8 @@ _COLOURS = {"float32": "#1f6fb4", "bfloat16": "#d1571f", "int8": "#2a8c4a"}
 _HEAD = """# Measured side by side
 
 Written by `python -m stablediff bench`. The same weights, embeddings, noise and noise levels for all;
-threads: {threads}, processes an engine: {rounds}, in each a cold picture and then warm ones: {pictures}.
-Warm times are medians, with the fastest and the slowest. Precisions are not compared with each other.
+threads: {threads}. In each of its processes (there are {rounds}) an engine draws a cold picture and then warm ones.
+Warm times are medians of all n, with the fastest and the slowest. Precisions are not compared with each other.
 """
 
 

@@ -29,6 +29,7 @@ _LCM = replace(SD1, unet=replace(SD1.unet, guidance_embedding_dim=256))
 
 FULL = (
     Workload("sd15", "SD 1.5, 512x512, four guided steps", SD1, 512, 512, 4, 7.5),
+    Workload("sd15-20", "SD 1.5, 512x512, twenty guided steps", SD1, 512, 512, 20, 7.5),
     Workload("turbo", "as SD-Turbo: SD 2.1's networks, 512x512, one step, no guidance", SD2, 512, 512, 1, 1.0),
     Workload("lcm", "as LCM: SD 1.5 with the guidance as an input, 512x512, four steps", _LCM, 512, 512, 4, 1.0),
     Workload("sdxl", "SDXL, 1024x1024, one forward, not decoded", SDXL, 1024, 1024, 1, 1.0, decodes=False),

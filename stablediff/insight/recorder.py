@@ -11,6 +11,7 @@ from torch import Tensor
 from stablediff.conditioning import ConditionedUNet
 from stablediff.diffusion.denoiser import Network
 from stablediff.diffusion.samplers import Step
+from stablediff.errors import RequestError
 from stablediff.insight.attention import AttentionMaps, rms
 from stablediff.pipeline import Pipeline
 from stablediff.preview import Previewer
@@ -48,6 +49,8 @@ class Recorder:
         self.record = Record()
 
     def begin(self, network: ConditionedUNet, x: Tensor, sigmas: Sequence[float]) -> Network:
+        if network.unet.compiled:
+            raise RequestError("nobody can look into a compiled U-Net: load the model without compiled")
         self.record = record = Record(tuple(sigmas))
         self._preview = Previewer(self.pipeline)
         self._x = x[:1]

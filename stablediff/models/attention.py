@@ -27,7 +27,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, *, causal: bool = Fa
     if upcast:
         q, k = q.float(), k.float()
     product: Callable[..., Tensor] = F.scaled_dot_product_attention
-    if q.device.type == "cpu":
+    if q.device.type == "cpu" and not torch.compiler.is_compiling():
         learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
         if learns and max(q.shape[1], k.shape[1]) <= _SHORT:
             product = plain_attention

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stablediff.models.frozen import FrozenLayer, exchange
@@ -24,7 +25,8 @@ class _Packed(FrozenLayer):
         self.num_weights = layer.weight.numel()
 
     def _keep(self, weight: Tensor) -> None:
-        """As it is, until the first size is known."""
+        """As it is, until the first size is known; for good where there are no kernels for it."""
+        self.packs = weight.device.type == "cpu" and can_pack(weight.dtype)
         self._dense: Tensor | None = weight
         self._packed: Tensor | None = None
         self._size: torch.Size | None = None
@@ -67,6 +69,8 @@ class PackedLinear(_Packed):
         return packed
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.packs:
+            return F.linear(x, self.weight, self.bias)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed_for(x.shape), self.bias, "none", [], "")
         return out
 
@@ -84,6 +88,9 @@ class PackedConv2d(_Packed):
         return packed
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.packs:
+            padding, stride, dilation, groups = self.how
+            return F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
         weight = self.packed_for(x.shape)
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.how, "none", [], "")
         return out
@@ -99,6 +106,8 @@ def _kept(name: str) -> bool:
     return name == "conv_in"
 
 
-def can_pack() -> bool:
-    """Whether torch has these kernels here."""
-    return torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
+def can_pack(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether torch has these kernels here: they do not emulate a precision that the CPU does not compute."""
+    if not torch.backends.mkldnn.is_available() or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

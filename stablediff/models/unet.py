@@ -156,6 +156,7 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.compiled = False  # by models/compiled.py
         channels, time_dim = config.channels, 4 * config.channels[0]
 
         self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from stablediff.models.frozen import count_bytes
 from stablediff.pace.plan import Plan
 from stablediff.pace.speed import Speed
+from stablediff.pace.store import median
 from stablediff.pipeline import Pipeline
 
 _PROGRAM = 0.4e9  # bytes that Python and torch take
 _COPIES = 7  # of the decoder's widest feature map, at its peak
 _ENCODER = 0.45  # of the decoder's time: its share of the multiplications
+_NOTICEABLE = 2.0  # seconds
 _RECENT = 8  # steps that tell how fast it goes now
 
 
@@ -30,7 +32,8 @@ def seconds_for(plan: Plan, speed: Speed) -> float | None:
 def memory_for(plan: Plan, pipeline: Pipeline) -> float:
     """Bytes, about: the weights, the program, and the decoder at its peak (docs/measurements.md has real ones)."""
     networks = [*pipeline.text_encoders, pipeline.unet, pipeline.vae, *filter(None, [pipeline.tiny_decoder])]
-    weights = sum(count_bytes(network) for network in networks)
+    sizes = [count_bytes(network) for network in networks]
+    weights = max(sizes) if pipeline.turns else sum(sizes)  # on the GPU, where one part is at a time
     config, size = pipeline.config.vae, next(pipeline.decoder.parameters()).element_size()
     pixels = plan.request.width * plan.request.height / config.patch_size**2
     channels = pipeline.tiny_decoder.config.width if pipeline.tiny_decoder else config.channels[0]
@@ -58,6 +61,13 @@ class Arrival:
 
     def saw_decoding(self, seconds: float) -> None:
         self.decode = seconds
+
+    def remarks_on_compiling(self) -> list[str]:
+        """What a first step that waited for the compiler cost, and what the others take; nothing if it did not wait."""
+        if len(self.steps) < 2 or self.steps[0] < median(self.steps[1:]) + _NOTICEABLE:
+            return []
+        first, usual = self.steps[0], median(self.steps[1:])
+        return [f"compiling for this size took about {first - usual:.0f} s, once: a step takes {usual:.2g} s now"]
 
     def left(self, steps: int, pictures: int) -> float | None:
         """For so many steps and pictures more; what is not known of the decoder counts nothing."""

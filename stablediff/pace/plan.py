@@ -69,7 +69,9 @@ class Plan:
 
 
 def make_plan(request: ResolvedRequest, pipeline: Pipeline) -> Plan:
-    """Raises RequestError if the model's schedule cannot do what the request says."""
+    """Raises RequestError if the model, as it was loaded, cannot do what the request says."""
+    if request.merged_tokens and pipeline.unet.compiled:
+        raise RequestError("merged_tokens changes layers that are compiled: leave it away, or load without compiled")
     config, schedule, sampler = pipeline.config, pipeline.schedule, SAMPLERS[request.sampler]
     # DDIM ends at the smallest training noise in models that were made so; all others end without noise.
     keeps_noise = request.sampler == "ddim" and not config.schedule.set_alpha_to_one

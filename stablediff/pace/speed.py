@@ -72,7 +72,9 @@ class Speed:
         # With a cache, calls of two kinds have to be known.
         for call in {most, most._replace(whole=plan.request.cache_interval == 1)}:
             if again or not self.knows(cells, call):
-                _call_unet(pipeline, (_WARM_UP, _WARM_UP), call)()
+                # What is compiled is so for its own size.
+                warm_up = cells if pipeline.unet.compiled else (_WARM_UP, _WARM_UP)
+                _call_unet(pipeline, warm_up, call)()
                 new[_name(_part(call), cells, call.rows)] = _timed(_call_unet(pipeline, cells, call))
         if _name("decoder", cells, 1) not in self.times:
             half = max(cells[0] // 2, 1), max(cells[1] // 2, 1)
@@ -149,7 +151,9 @@ def _call_unet(pipeline: Pipeline, cells: Cells, call: Call) -> Callable[[], obj
     """A call as `generate` makes them, for an empty prompt."""
     conditioning = encode_prompts(pipeline, [""], 512, 512)
     shortcuts = Shortcuts(1 if call.whole else MAX_CACHE_INTERVAL, call.merged_tokens)
-    unet = ConditionedUNet(pipeline.unet, conditioning, call.rows, guidance_scale=1.0, shortcuts=shortcuts)
+    unet = ConditionedUNet(
+        pipeline.present(pipeline.unet), conditioning, call.rows, guidance_scale=1.0, shortcuts=shortcuts
+    )
     x = torch.randn(call.rows, pipeline.config.unet.in_channels, *cells, generator=torch.Generator().manual_seed(0))
     x = x.to(pipeline.device)
     if not call.whole:
@@ -160,8 +164,9 @@ def _call_unet(pipeline: Pipeline, cells: Cells, call: Call) -> Callable[[], obj
 @torch.inference_mode()
 def _call_decoder(pipeline: Pipeline, cells: Cells) -> Callable[[], object]:
     latents = torch.zeros(1, pipeline.config.vae.latent_channels, *cells, device=pipeline.device)
-    latents = latents.to(dtype_of(pipeline.decoder))
-    return torch.inference_mode()(lambda: pipeline.decoder.decode(latents))
+    decoder = pipeline.present(pipeline.decoder)
+    latents = latents.to(dtype_of(decoder))
+    return torch.inference_mode()(lambda: decoder.decode(latents))
 
 
 def _about(pipeline: Pipeline) -> str:
@@ -172,7 +177,7 @@ def _about(pipeline: Pipeline) -> str:
         [
             f"model {hashlib.sha256(networks).hexdigest()[:16]}",
             _machine(pipeline.device),
-            ("int8, " if pipeline.compute.int8 else "")
+            ("int8, " if pipeline.compute.int8 else "compiled, " if pipeline.unet.compiled else "")
             + f"{dtype_of(pipeline.unet)}, decoder {dtype_of(pipeline.decoder)}",
             f"torch {torch.__version__}",
         ]
