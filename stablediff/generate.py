@@ -22,6 +22,7 @@ from stablediff.diffusion.denoiser import Denoise, Denoiser, Network, keep_known
 from stablediff.diffusion.noise import SeededNoise
 from stablediff.errors import OutOfMemoryError, RequestError, StableDiffError
 from stablediff.fallback import NotFiniteError, dtype_of, free_memory, is_out_of_memory, widen
+from stablediff.heap import give_back
 from stablediff.images import (
     fit_image,
     has_alpha,
@@ -130,6 +131,7 @@ def generate(
             yield run.result(images, seeds, stopped=True)
         raise
     run.learn()
+    give_back()
     yield run.result(images, seeds, stopped=run.stopped)
 
 

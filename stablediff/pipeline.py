@@ -19,6 +19,7 @@ from stablediff.config import ModelConfig, PredictionType
 from stablediff.device import Compute, choose_compute
 from stablediff.diffusion.schedule import NoiseSchedule
 from stablediff.errors import CheckpointError, DeviceError, OutOfMemoryError, RequestError
+from stablediff.heap import keep_freed_memory
 from stablediff.lexicon import FILE as LEXICON_FILE
 from stablediff.lexicon import Lexicon, read_lexicon
 from stablediff.models.clip import CLIPTextEncoder
@@ -180,6 +181,8 @@ def load(
         compile_unet(pipeline.unet, compute.device)
     elif compute.device.type == "cpu" and can_pack(compute.dtype) and not trainable:
         pack(pipeline.unet)
+    if compute.device.type == "cpu":
+        keep_freed_memory()
     if offload:
         pipeline.turns = Turns(compute.device)
     return pipeline

@@ -23,6 +23,7 @@ from stablediff.training.data import (
     render_scene,
     sample_scene,
 )
+from stablediff.training.data.agreement import painted
 from stablediff.training.data.colours import COLOURS, colours_of, recolour
 from stablediff.training.data.icons import Icon
 from stablediff.training.data.scenes import KINDS, paint
@@ -159,7 +160,7 @@ def test_places_are_told_from_either_side(icons):
 
 def test_russian_captions_agree_with_everything(icons):
     said = captions(one("red apple", kind="colour", colour="blue"), icons, language="ru")
-    assert "яблоко, синего цвета, в плоском стиле" in said
+    assert {"яблоко, синего цвета, в плоском стиле", "синее яблоко, в плоском стиле"} <= set(said)
     assert not any("красн" in text or re.search("[a-z]", text) for text in said)
     two = Scene("classic", (Item("dog", 0.26, 0.5, 0.45), Item("dog", 0.74, 0.5, 0.45)), "count")
     assert "собака, две штуки, в классическом стиле" in captions(two, icons, language="ru")
@@ -168,6 +169,29 @@ def test_russian_captions_agree_with_everything(icons):
     assert "кошка на синем фоне, в плоском стиле" in background
     with pytest.raises(DataError, match="no captions in 'fr': choose en or ru"):
         caption(one(), icons, np.random.default_rng(0), "fr")
+
+
+@pytest.mark.parametrize(
+    ("name", "blue"),
+    [
+        ("рыба", "синяя рыба"),
+        ("воздушный шар", "синий воздушный шар"),
+        ("морда кошки", "синяя морда кошки"),
+        ("здание суда", "синее здание суда"),
+        ("очки", "синие очки"),
+        ("знамя", "синее знамя"),
+        ("лошадь", "синяя лошадь"),
+        ("медведь", "синий медведь"),
+        ("ёж", "синий ёж"),
+        ("коктейль", None),
+        ("мужчина", None),
+        ("1 место", None),
+        ("", None),
+    ],
+)
+def test_russian_adjectives_agree_or_stay_away(name: str, blue: str | None):
+    assert painted(name, ["blue"]) == blue
+    assert painted("шар", ["red", "blue"]) == "красный и синий шар"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,16 @@ from torch import Tensor, nn
 from stablediff.models.attention import attend
 
 
+def silu_(x: Tensor) -> Tensor:
+    """SiLU of what nobody else reads: in place, where nothing has to be learnt from it."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def add_(x: Tensor, other: Tensor) -> Tensor:
+    """x + other, in x, which nobody else reads, where nothing has to be learnt from it."""
+    return x + other if torch.is_grad_enabled() else x.add_(other)
+
+
 class Attention(nn.Module):
     """Self-attention, or cross-attention when it is given a context: x (B,T,D), context (B,S,C) -> (B,T,D)."""
 
@@ -46,7 +56,8 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        gate = F.gelu(gate)
+        return value * gate if torch.is_grad_enabled() else gate.mul_(value)
 
 
 class FeedForward(nn.Module):
@@ -70,9 +81,9 @@ class TransformerBlock(nn.Module):
         self.norm3, self.ff = nn.LayerNorm(dim), FeedForward(dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context)
-        return x + self.ff(self.norm3(x))
+        x = add_(self.attn1(self.norm1(x)), x)
+        x = add_(self.attn2(self.norm2(x), context), x)
+        return add_(self.ff(self.norm3(x)), x)
 
 
 class SpatialTransformer(nn.Module):
@@ -107,7 +118,7 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             x = block(x, context)
         x = _to_map(self.proj_out(x), height, width) if self.linear else self.proj_out(_to_map(x, height, width))
-        return x + residual
+        return add_(x, residual)
 
 
 def _to_tokens(x: Tensor) -> Tensor:
@@ -133,11 +144,11 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(in_ch, out_ch, 1) if in_ch != out_ch else None
 
     def forward(self, x: Tensor, time_emb: Tensor | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(silu_(self.norm1(x)))
         if self.time_emb_proj is not None and time_emb is not None:
-            h = h + self.time_emb_proj(F.silu(time_emb))[:, :, None, None]
-        h = self.conv2(F.silu(self.norm2(h)))
-        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+            h = add_(h, self.time_emb_proj(F.silu(time_emb))[:, :, None, None])
+        h = self.conv2(silu_(self.norm2(h)))
+        return add_(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 class Downsample(nn.Module):

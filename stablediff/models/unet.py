@@ -7,7 +7,6 @@ also reads what the way down left there (the skips).
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stablediff.config import UNetConfig
@@ -18,6 +17,7 @@ from stablediff.models.layers import (
     SpatialTransformer,
     TimestepEmbedding,
     Upsample,
+    silu_,
     sinusoidal_embedding,
 )
 
@@ -207,7 +207,7 @@ class UNet(nn.Module):
         last = self.up_blocks[-1]
         assert isinstance(last, UpBlock)
         x = last.layer(len(last.resnets) - 1, torch.cat([deep, x], dim=1), time_emb, context)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(silu_(self.conv_norm_out(x)))
 
     def embed_time(
         self,

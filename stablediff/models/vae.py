@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stablediff.config import VAEConfig
 from stablediff.models.fold import FoldedUpsample
-from stablediff.models.layers import Attention, Downsample, ResnetBlock
+from stablediff.models.layers import Attention, Downsample, ResnetBlock, silu_
 
 _EPS = 1e-6  # the U-Net's residual blocks use 1e-5
 
@@ -122,7 +122,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(x))
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(silu_(self.conv_norm_out(x)))
 
 
 class VAE(nn.Module):

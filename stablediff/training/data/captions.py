@@ -6,12 +6,14 @@ import numpy as np
 
 from stablediff.errors import DataError
 from stablediff.training.data import templates, words
+from stablediff.training.data.agreement import painted
 from stablediff.training.data.icons import Icon, Icons
 from stablediff.training.data.scenes import Item, Scene
 from stablediff.training.data.split import Split
 from stablediff.training.data.templates import Table
 
 _COMPLETE, _SHORT = 0.6, 0.3  # the rest are bare labels
+_AGREEING = 0.7  # of Russian colours stand before the noun, where its gender is known
 _NATURAL = 0.2  # of complete captions say which colour a thing has by itself
 
 
@@ -144,8 +146,11 @@ def _russian_noun(speaker: _Speaker, item: Item, synonym: bool, natural: bool) -
     name = speaker.name(item, synonym)
     if not colours:
         return name
-    painted = " и ".join(words.RU_COLOURS[colour][0] for colour in colours) + " цвета"
-    return f"{name} {painted}" if speaker.scene.kind == "pair" else f"{name}, {painted}"
+    agreeing = painted(name, colours)
+    if agreeing and speaker.rng.random() < _AGREEING:
+        return agreeing
+    of_colour = " и ".join(words.RU_COLOURS[colour][0] for colour in colours) + " цвета"
+    return f"{name} {of_colour}" if speaker.scene.kind == "pair" else f"{name}, {of_colour}"
 
 
 _LANGUAGES = {"en": _english, "ru": _russian}
