@@ -1,4 +1,4 @@
-"""What is freed stays with the program, and goes back when it is much: in a program of its own, for it concerns it all."""
+"""Freed memory stays with the program, and goes back when it is much: in a program of its own, for it is all of it."""
 
 import subprocess
 import sys
