@@ -90,7 +90,9 @@ def test_folding_costs_no_precision_in_bfloat16():
     exact = doubled(x.float(), layer.conv.weight.float(), layer.conv.bias.float())
     with torch.inference_mode():
         folded = relative_error(layer(x).float(), exact)
-    assert folded <= 2 * relative_error(doubled(x, layer.conv.weight, layer.conv.bias).float(), exact)
+    plain = relative_error(doubled(x, layer.conv.weight, layer.conv.bias).float(), exact)
+    # A CPU that emulates bfloat16 rounds nothing but the result; the folded kernel is rounded itself.
+    assert folded <= max(2 * plain, 1.5 * 2**-8)
 
 
 @fifty_configs
