@@ -9,15 +9,20 @@ import functools
 import sys
 from typing import Any
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of malloc.h
 _NEVER = 2**31 - 1
 _FREE = 2**29  # bytes that may be kept between pictures
 
 
 def keep_freed_memory() -> bool:
-    """From now on, for the whole program. -> whether this system has a way to."""
+    """From now on, for the whole program: best before it has many threads. -> whether this system has a way to.
+
+    One heap for all threads, too: those of threads hold no block of more than 64 MB.
+    """
     libc = _glibc()
-    return libc is not None and bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, _NEVER))
+    if libc is None:
+        return False
+    return all([libc.mallopt(_M_ARENA_MAX, 1), libc.mallopt(_M_MMAP_MAX, 0), libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)])
 
 
 def give_back() -> None:

@@ -145,6 +145,8 @@ def load(
             raise DeviceError("int8 has kernels of its own, which torch.compile cannot read: choose one of the two")
     if offload and compute.device.type != "cuda":
         raise DeviceError("offload is for a GPU with a memory of its own, and this is none: leave --offload away")
+    if compute.device.type == "cpu":
+        keep_freed_memory()
     location = locate(str(model), progress)
     placed = replace(compute, device=torch.device("cpu")) if offload else compute
     try:
@@ -181,8 +183,6 @@ def load(
         compile_unet(pipeline.unet, compute.device)
     elif compute.device.type == "cpu" and can_pack(compute.dtype) and not trainable:
         pack(pipeline.unet)
-    if compute.device.type == "cpu":
-        keep_freed_memory()
     if offload:
         pipeline.turns = Turns(compute.device)
     return pipeline
