@@ -35,10 +35,9 @@ from stablediff.images import (
 from stablediff.models.emphasis import parse_emphasis
 from stablediff.models.rows import decode_in_rows
 from stablediff.observer import Observer
-from stablediff.pace.budget import fit
 from stablediff.pace.estimate import expect, memory_for
 from stablediff.pace.plan import make_plan
-from stablediff.pace.presets import apply_preset, preset
+from stablediff.pace.resolve import resolve
 from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline
 from stablediff.preview import Previewer
@@ -101,7 +100,7 @@ def generate(
         raise RequestError("generate takes a pipeline and a request, as in generate(load(), Request(prompt='a cat'))")
     if request.time_budget_s is not None and speed is None:
         speed = Speed(pipeline)
-    resolved, notes = _resolve(request, pipeline, speed)
+    resolved, notes = resolve(request, pipeline, speed)
     run = _Run(pipeline, resolved, should_stop, observer, speed, notes)
     yield Update("encode", 0, run.total, run.seconds_left(resolved.num_images), memory_for(run.work, pipeline))
     try:
@@ -133,28 +132,6 @@ def generate(
     run.learn()
     give_back()
     yield run.result(images, seeds, stopped=run.stopped)
-
-
-def _resolve(request: Request, pipeline: Pipeline, speed: Speed | None) -> tuple[ResolvedRequest, list[str]]:
-    """Fills in the model's choices (and a note about them), and refuses what this model cannot do."""
-    config = pipeline.config
-    if config.unet.in_channels != config.vae.latent_channels and not pipeline.takes_mask:
-        raise RequestError(
-            f"this model's U-Net takes {config.unet.in_channels} channels (it edits by instruction or scales up, "
-            "perhaps): choose a text-to-image or inpainting model"
-        )
-    notes = []
-    if request.quality is not None:
-        request = apply_preset(request, preset(request.quality, config))
-    if request.time_budget_s is not None and speed is not None:
-        try:
-            choice = fit(request, pipeline, speed)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemoryError("memory ran out while this machine was measured: choose a smaller size") from error
-        request, notes = choice.request, [choice.note]
-    return request.resolve(config.defaults, config.schedule.spacing), notes
 
 
 @dataclass
@@ -363,6 +340,7 @@ class _Run:
 
     def _decode_one(self, latents: Tensor) -> Tensor:
         with self.clock("decode"):
+            give_back()  # of the U-Net's: here memory peaks
             decoder = self.pipeline.present(self.pipeline.decoder)
             latents = latents.to(dtype_of(decoder))
             pixels: Tensor | None = None

@@ -11,7 +11,7 @@ from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of malloc.h
 _NEVER = 2**31 - 1
-_FREE = 2**29  # bytes that may be kept between pictures
+_FREE = 2**27  # bytes that may stay free between pictures, and while one is decoded
 
 
 def keep_freed_memory() -> bool:

@@ -10,6 +10,7 @@ from stablediff.conditioning import ConditionedUNet, Conditioning
 from stablediff.errors import DeviceError
 from stablediff.fallback import dtype_of
 from stablediff.generate import Result, generate
+from stablediff.heap import give_back
 from stablediff.images import to_pixels
 from stablediff.pipeline import load
 from stablediff.request import Request
@@ -56,4 +57,5 @@ class Ours:
         return to_pixels(result.images[0], 3)
 
     def decode(self, latents: Tensor) -> Tensor:
+        give_back()
         return self.pipeline.vae.decode(latents.to(dtype_of(self.pipeline.vae))).float()
