@@ -133,8 +133,8 @@ def load(
     a tiny one in TAESD's layout (file, folder or hub id): faster, and a little softer. compiled: the U-Net through
     torch.compile, whose first step at a size takes minutes. offload: parts are on the GPU only while they work, for one
     whose memory does not hold them all. trainable: leave all weights as torch's own layers have them. progress: called
-    with "downloading" or "loading" and the share that is done. Raises CheckpointError, DeviceError or RequestError,
-    whose text says what to do.
+    with "downloading" or "loading" and the share that is done. Raises CheckpointError, DeviceError, RequestError or
+    OutOfMemoryError, whose text says what to do.
     """
     if not all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int | float) for item in loras):
         raise RequestError('loras is a list of files and scales, as in loras=[("detail.safetensors", 0.8)]')

@@ -90,6 +90,24 @@ def test_who_is_there_is_not_moved_and_the_one_before_leaves():
     assert moves == [("one", "cuda"), ("one", "cpu"), ("other", "cuda"), ("other", "cpu"), ("one", "cuda")]
 
 
+def test_a_part_that_does_not_fit_leaves_nothing_behind():
+    moves: list[str] = []
+
+    class Part(nn.Module):
+        def to(self, device: Any) -> "Part":  # type: ignore[override]
+            moves.append(str(device))
+            if str(device) == "cuda":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self
+
+    turns = Turns(torch.device("cuda"))
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            turns.bring(Part())
+    assert moves == ["cuda", "cpu", "cuda", "cpu"]
+    assert turns.present is None
+
+
 def test_the_estimate_counts_the_largest_part_only():
     toy, _ = offloaded()
     plan = make_plan(Request("fox", seed=1).resolve(toy.config.defaults), toy)

@@ -19,6 +19,10 @@ class Turns:
             return
         if self.present is not None:
             self.present.to("cpu")
-        self.present = None  # should memory run out now, nothing is there
-        part.to(self.device)
+            self.present = None
+        try:
+            part.to(self.device)
+        except torch.OutOfMemoryError:
+            part.to("cpu")  # what came of it would stay in everybody's way
+            raise
         self.present = part

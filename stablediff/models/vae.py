@@ -101,7 +101,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        return self.conv_out(silu_(self.conv_norm_out(self.mid_block(x))))
 
 
 class Decoder(nn.Module):
