@@ -12,12 +12,13 @@ from PIL import Image
 from stages import COLOURS, SHAPES, TINY_VAE, shape
 
 from stablediff import load
-from stablediff.checkpoints.parts import save_text_encoder, save_vae
+from stablediff.checkpoints.parts import load_text_encoder, save_text_encoder, save_vae
 from stablediff.cli import main
 from stablediff.config import CLIPConfig
 from stablediff.errors import ConfigError
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.models.vae import VAE
+from stablediff.training.initialise import new_text_encoder
 from stablediff.training.vocabulary import learn_vocabulary
 
 LOOP = """
@@ -203,6 +204,22 @@ def test_what_does_not_fit_the_stages_before_is_said_in_a_line(
     save_text_encoder(tmp_path / "runs" / "text" / "model", CLIPTextEncoder(words), learn_vocabulary([], 514, 16))
     assert run(tmp_path, data, stage, "wrong", text, "--set", setting) == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_text_encoder_goes_on_from_another_with_its_words(tmp_path: Path, data: Path) -> None:
+    save_vae(tmp_path / "runs" / "ae" / "model", VAE(TINY_VAE))
+    words = learn_vocabulary(["red disc", "blue square"], 530, 16)
+    former = new_text_encoder(
+        CLIPConfig(words.backend.get_vocab_size(), 32, 64, num_layers=1, num_heads=2, eos_token_id=words.eos_id)
+    )
+    save_text_encoder(tmp_path / "former", former, words)
+    settings = ["--set", f"init={tmp_path / 'former'}", "--set", "loop.steps=1", "--set", "loop.learning_rate=1e-9"]
+    assert run(tmp_path, data, "text-encoder", "on", TEXT, *settings) == 0
+    encoder, tokenizer = load_text_encoder(tmp_path / "runs" / "on" / "model")
+    assert tokenizer.backend.get_vocab() == words.backend.get_vocab()
+    assert encoder.config == former.config
+    for after, before in zip(encoder.parameters(), former.parameters(), strict=True):
+        torch.testing.assert_close(after, before, rtol=0, atol=1e-7)
 
 
 def test_data_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
-from stablediff.checkpoints.parts import load_vae
+from stablediff.checkpoints.parts import load_text_encoder, load_vae
 from stablediff.device import choose_compute
 from stablediff.errors import ConfigError
 from stablediff.pipeline import load
@@ -105,9 +105,14 @@ def _text_encoder(arguments: argparse.Namespace, device: torch.device) -> int:
     config = read_config(arguments, TextEncoderConfig)
     precision = autocast(config.loop, device)
     shown, held_out = shown_of(arguments.data, config.scenes, config.size, load_vae(config.vae), device, precision)
-    tokenizer, text = words_of(_folder(arguments), config.text, shown)
+    if config.init is None:
+        encoder = None
+        tokenizer, text = words_of(_folder(arguments), config.text, shown)
+    else:
+        encoder, tokenizer = load_text_encoder(config.init)
+        text = encoder.config
     config = replace(config, text=text)
-    return run_stage(arguments, device, TextEncoderStage(config, tokenizer, shown, held_out), config.loop)
+    return run_stage(arguments, device, TextEncoderStage(config, tokenizer, shown, held_out, encoder), config.loop)
 
 
 def _diffusion(arguments: argparse.Namespace, device: torch.device) -> int:

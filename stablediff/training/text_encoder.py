@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stablediff.checkpoints.parts import save_text_encoder
 from stablediff.config import CLIPConfig
 from stablediff.errors import ConfigError
+from stablediff.models.clip import CLIPTextEncoder
 from stablediff.models.layers import ResnetBlock
 from stablediff.models.tokenizer import Tokenizer
 from stablediff.training.config import LoopConfig
@@ -31,6 +32,9 @@ class TextEncoderConfig:
 
     loop: LoopConfig
     vae: Path
+    # A text encoder to go on from, with its own vocabulary and sizes instead of those of `text`: a U-Net that reads it
+    # has less to learn anew.
+    init: Path | None = None
     text: CLIPConfig = field(default_factory=CLIPConfig)
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     size: int = 256
@@ -63,7 +67,14 @@ class TextEncoderStage(Stage):
     The U-Net reads every token, so the second task looks at the mean of all tokens as well as at the last one.
     """
 
-    def __init__(self, config: TextEncoderConfig, tokenizer: Tokenizer, shown: Shown, held_out: Shown) -> None:
+    def __init__(
+        self,
+        config: TextEncoderConfig,
+        tokenizer: Tokenizer,
+        shown: Shown,
+        held_out: Shown,
+        encoder: CLIPTextEncoder | None = None,
+    ) -> None:
         super().__init__()
         self.config, self.tokenizer, self.shown, self.held_out = config, tokenizer, shown, held_out
         channels, *cells = shown.latents.shape[1:]
@@ -71,7 +82,7 @@ class TextEncoderStage(Stage):
             raise ConfigError(f"size is {config.size}, {min(cells)} latent cells wide: choose {_FEWEST} cells or more")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.loop.seed)
-            self.encoder = new_text_encoder(config.text)
+            self.encoder = encoder or new_text_encoder(config.text)
             self.text_out = nn.Linear(config.text.hidden_size, _JOINT, bias=False)
             self.image = ImageTower(channels)
             self.coarse = nn.Linear(2 * config.text.hidden_size, channels * cells[0] * cells[1])
