@@ -62,6 +62,21 @@ def test_nothing_waits_for_the_gpu_inside_a_call():
             torch.cuda.set_sync_debug_mode("default")
 
 
+def test_parts_take_turns_and_the_picture_stays_the_same(expected: Image.Image):
+    pipeline = load(device="cuda", dtype="float32", offload=True)
+    result = draw(pipeline, **WISHES)
+    assert error(result.images[0], expected) <= 0.5
+    # The autoencoder worked last, and nothing else is left there.
+    parts = {"text": pipeline.text_encoders[0], "unet": pipeline.unet, "vae": pipeline.vae}
+    places = {name: {p.device.type for p in part.parameters()} for name, part in parts.items()}
+    assert places == {"text": {"cpu"}, "unet": {"cpu"}, "vae": {"cuda"}}
+
+
+def test_a_compiled_unet_draws_the_same(expected: Image.Image):
+    result = draw(load(device="cuda", dtype="float32", compiled=True), **WISHES)
+    assert error(result.images[0], expected) <= 0.5
+
+
 def test_its_speed_is_measured_for_itself():
     pipeline = load(device="cuda")
     speed = Speed(pipeline)

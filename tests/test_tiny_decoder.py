@@ -86,6 +86,13 @@ def test_other_files_are_refused_with_the_reason(tmp_path: Path):
     assert "only such files are read as decoder" in refused(tmp_path / "decoder.pth")
     assert "there is no decoder 'nowhere'" in refused("nowhere")
     assert "there is no decoder ''" in refused("")
+    assert "cannot look at '~nobody-here/taesd'" in refused("~nobody-here/taesd")
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save_taesd(tmp_path / "taesd")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert isinstance(load_tiny_decoder("~/taesd", SD1, CPU), TinyDecoder)
 
 
 def test_a_file_that_lacks_a_tensor_or_has_one_too_many_is_refused(tmp_path: Path):

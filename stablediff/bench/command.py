@@ -53,10 +53,10 @@ def _bench(arguments: argparse.Namespace) -> int:
             raise RequestError(f"--{name} is {getattr(arguments, name)}: choose 1 to 1000")
     if arguments.levers and arguments.growth:
         raise RequestError("--levers and --growth are two reports: choose one of them")
-    if arguments.levers:
-        return _levers(arguments)
-    if arguments.growth:
-        return _growth(arguments)
+    if arguments.levers and arguments.growth:
+        raise RequestError("--levers and --growth are two reports: choose one of them")
+    if arguments.levers or arguments.growth:
+        return _own(arguments)
     out = arguments.out or Path("runs") / ("bench-quick" if arguments.quick else "bench")
     settings = Settings(
         out=out,
@@ -75,24 +75,20 @@ def _bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _levers(arguments: argparse.Namespace) -> int:
-    torch.set_num_threads(arguments.threads)
-    plain = Request(num_steps=arguments.steps)
+def _own(arguments: argparse.Namespace) -> int:
+    """This package alone: its shortcuts, or how its time grows."""
     if not 1 <= arguments.prompts <= len(PROMPTS):
         raise RequestError(f"--prompts is {arguments.prompts}: choose 1 to {len(PROMPTS)}")
-    prompts = PROMPTS[: arguments.prompts]
-    pipeline, found = measure_levers(arguments.model, plain, arguments.rounds, arguments.decoder, prompts)
-    out = arguments.report or arguments.out or Path("runs/bench/report")
-    print(write_levers(pipeline, plain, found, out, arguments.threads))
-    return 0
-
-
-def _growth(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.threads)
     plain = Request(num_steps=arguments.steps)
-    pipeline, found = measure_growth(arguments.model, plain, arguments.rounds)
+    model, rounds, threads = arguments.model, arguments.rounds, arguments.threads
     out = arguments.report or arguments.out or Path("runs/bench/report")
-    print(write_growth(pipeline, plain, found, out, arguments.threads))
+    if arguments.growth:
+        pipeline, series = measure_growth(model, plain, rounds)
+        print(write_growth(pipeline, plain, series, out, threads))
+    else:
+        pipeline, levers = measure_levers(model, plain, rounds, arguments.decoder, PROMPTS[: arguments.prompts])
+        print(write_levers(pipeline, plain, levers, out, threads))
     return 0
 
 

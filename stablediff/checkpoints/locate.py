@@ -82,11 +82,11 @@ def locate_lora(name: str) -> Location:
 
 def locate_weights(name: str, what: str, example: str) -> Location:
     """Finds a part of a model: a .safetensors file, a folder, or a hub id. Raises CheckpointError."""
-    path = Path(name)
     try:
+        path = Path(name).expanduser()
         if name and (path.is_dir() or path.is_file()):
             return Location(path.stem, path if path.is_dir() else _only_safetensors(path, what))
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"cannot look at {name[:200]!r} ({error}): check the name") from error
     if not _is_hub_name(name):
         raise CheckpointError(
