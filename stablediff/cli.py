@@ -186,9 +186,10 @@ def _number(text: str) -> float:
 
 def _interval(text: str) -> tuple[float, float]:
     """ "0.28-5.42"; "0.28-" has no end."""
-    low, hyphen, high = text.partition("-")
-    if not hyphen:
+    found = re.fullmatch(r"([\d.]+(?:e[+-]?\d+)?)-(.*)", text.strip(), re.IGNORECASE)
+    if found is None:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is no interval: write two noise levels, as 0.28-5.42")
+    low, high = found.groups()
     return _number(low), _number(high) if high else math.inf
 
 

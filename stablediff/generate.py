@@ -21,7 +21,7 @@ from stablediff.conditioning import ConditionedUNet, Conditioning, Shortcuts, en
 from stablediff.diffusion.denoiser import Denoise, Denoiser, Network, keep_known
 from stablediff.diffusion.noise import SeededNoise
 from stablediff.errors import OutOfMemoryError, RequestError, StableDiffError
-from stablediff.fallback import NotFiniteError, dtype_of, free_memory, is_out_of_memory, widen
+from stablediff.fallback import NotFiniteError, Precisions, dtype_of, free_memory, is_out_of_memory
 from stablediff.heap import give_back
 from stablediff.images import (
     fit_image,
@@ -102,7 +102,16 @@ def generate(
         speed = Speed(pipeline)
     resolved, notes = resolve(request, pipeline, speed)
     run = _Run(pipeline, resolved, should_stop, observer, speed, notes)
-    yield Update("encode", 0, run.total, run.seconds_left(resolved.num_images), memory_for(run.work, pipeline))
+    try:
+        result = yield from _draw(run)
+    finally:
+        give_back()
+    yield result
+
+
+def _draw(run: "_Run") -> Generator[Update | Result, None, Result]:
+    resolved = run.request
+    yield Update("encode", 0, run.total, run.seconds_left(resolved.num_images), memory_for(run.work, run.pipeline))
     try:
         yield from run.encode()
     except (RuntimeError, MemoryError) as error:
@@ -130,8 +139,7 @@ def generate(
             yield run.result(images, seeds, stopped=True)
         raise
     run.learn()
-    give_back()
-    yield run.result(images, seeds, stopped=run.stopped)
+    return run.result(images, seeds, stopped=run.stopped)
 
 
 @dataclass
@@ -145,6 +153,7 @@ class _Run:
     speed: Speed | None = None
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "denoise": 0.0, "decode": 0.0})
+    precisions: Precisions = field(default_factory=Precisions)
     stopped: bool = False
     steps_done: int = 0
 
@@ -182,7 +191,9 @@ class _Run:
         if self.pipeline.unet.compiled:
             self.notes += self.arrival.remarks_on_compiling()
         if self.speed is not None and as_planned and self.arrival.decode is not None:
-            self.speed.learn(self.pipeline, self.work, self.arrival.steps, self.arrival.decode)
+            # A GPU is only told its steps, and does them later.
+            steps = self.arrival.steps if self.pipeline.device.type == "cpu" else ()
+            self.speed.learn(self.pipeline, self.work, steps, self.arrival.decode)
 
     @contextlib.contextmanager
     def clock(self, stage: str) -> Iterator[None]:
@@ -264,7 +275,7 @@ class _Run:
             try:
                 return (yield from self._denoise(seeds, finished))
             except NotFiniteError as failure:
-                self.notes.append(widen([self.pipeline.unet], "denoise", failure.step))
+                self.notes.append(self.precisions.widen([self.pipeline.unet], "denoise", failure.step))
                 self.steps_done = steps_before
 
     def _denoise(self, seeds: list[int], finished: tuple[Image.Image, ...]) -> Generator[Update, None, Tensor | None]:
@@ -364,7 +375,7 @@ class _Run:
             try:
                 return work()
             except NotFiniteError as failure:
-                self.notes.append(widen(parts, stage, failure.step))
+                self.notes.append(self.precisions.widen(parts, stage, failure.step))
 
     def shrink(self, batch: int, steps_before: int, images_left: int) -> None:
         """After memory ran out: half the batch, or give up."""

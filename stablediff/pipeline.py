@@ -14,7 +14,7 @@ from stablediff.checkpoints.locate import DEFAULT_MODEL, locate
 from stablediff.checkpoints.lora import load_lora
 from stablediff.checkpoints.progress import Progress, silent
 from stablediff.checkpoints.save import save_parts
-from stablediff.checkpoints.tiny_decoder import load_tiny_decoder
+from stablediff.checkpoints.tiny_decoder import load_tiny_decoder, locate_decoder
 from stablediff.config import ModelConfig, PredictionType
 from stablediff.device import Compute, choose_compute
 from stablediff.diffusion.schedule import NoiseSchedule
@@ -147,6 +147,8 @@ def load(
         raise DeviceError("offload is for a GPU with a memory of its own, and this is none: leave --offload away")
     if compute.device.type == "cpu":
         keep_freed_memory()
+    if decoder is not None:
+        locate_decoder(decoder)  # before the model is loaded, which takes longer
     location = locate(str(model), progress)
     placed = replace(compute, device=torch.device("cpu")) if offload else compute
     try:

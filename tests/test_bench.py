@@ -14,7 +14,7 @@ from torch import Tensor
 from toy import toy_pipeline
 
 from stablediff import RequestError
-from stablediff.bench import levers, worker
+from stablediff.bench import command, levers, worker
 from stablediff.bench import run as module
 from stablediff.bench.engines import ENGINES, engine_class
 from stablediff.bench.gate import TOLERANCES, judge, relative_error
@@ -85,7 +85,7 @@ def test_precisions_are_lanes_of_their_own(tmp_path: Path, monkeypatch: pytest.M
     run(replace(settings, engines=("stablediff",)), lambda _line: None)
     exact, rounded, int8 = collect(replace(settings, engines=("stablediff",)))["rows"]
     assert exact["status"] == rounded["status"] == "done"
-    assert exact["error"] == 0
+    assert exact["error"] <= TOLERANCES["float32"]
     assert 1e-4 < rounded["error"] < TOLERANCES["bfloat16"]
     assert int8["status"] == ("done" if cpu_computes_int8() else "unable")
 
@@ -184,6 +184,8 @@ def test_errors_are_relative_and_shapes_count():
     assert not judge({"forward": a}, {}, "float32").passed
     assert judge({"picture": a}, {"picture": a + 0.01}, "float32").passed
     assert not judge({"picture": a}, {"picture": a + 0.02}, "float32").passed
+    assert not judge({"picture": a}, {"picture": a[:1]}, "float32").passed
+    assert not judge({"forward": a, "decode": a * math.nan}, {"forward": a, "decode": a}, "float32").passed
     verdict = judge({"forward": a, "decode": a * 1.5}, {"forward": a, "decode": a}, "int8")
     assert (verdict.where, verdict.passed) == ("decode", False)
 
@@ -216,6 +218,48 @@ def test_a_result_that_was_cut_off_is_made_again(text: str, tmp_path: Path):
     turn.path(tmp_path).write_text(text)
     run(settings, lambda _line: None)
     assert read_result(turn.path(tmp_path))["status"] == "done"
+
+
+def test_one_lane_alone_has_something_to_be_compared_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "cpu_computes_bfloat16", lambda: True)
+    settings = settings_for(tmp_path, "stablediff", lanes=("bfloat16",))
+    run(settings, lambda _line: None)
+    (row,) = collect(settings)["rows"]
+    assert row["status"] == "done", row["why"]
+    assert 1e-4 < row["error"] < TOLERANCES["bfloat16"]
+
+
+@pytest.mark.parametrize("damage", ["cut off", "gone"])
+@pytest.mark.parametrize("name", ["stablediff-float32-0", "reference", "flops", "peaks", "material/done"])
+def test_what_was_damaged_since_is_made_again(name: str, damage: str, tmp_path: Path):
+    settings = settings_for(tmp_path, "stablediff")
+    run(settings, lambda _line: None)
+    path = tmp_path / "sd15" / f"{name}.{'safetensors' if name in ('stablediff-float32-0', 'reference') else 'json'}"
+    path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:20])
+    run(settings, lambda _line: None)
+    (row,) = collect(settings)["rows"]
+    assert (row["status"], row["why"]) == ("done", "")
+    assert row["share"] > 0
+
+
+def test_settings_that_cannot_be_read_are_not_taken_for_the_same(tmp_path: Path):
+    settings = settings_for(tmp_path, "stablediff")
+    run(settings, lambda _line: None)
+    for text in ("{", json.dumps({**settings.about(), "more": 1})):
+        (tmp_path / "sd15" / "settings.json").write_text(text)
+        with pytest.raises(RequestError, match="choose another --out, or --fresh"):
+            run(settings, lambda _line: None)
+
+
+def test_measuring_some_again_keeps_the_others(tmp_path: Path):
+    both = ["bench", "--quick", "--workloads", "sd15", "--lanes", "float32", "--rounds", "1", "--pictures", "1"]
+    both += ["--threads", "1", "--out", str(tmp_path), "--engines"]
+    assert main([*both, "stablediff,diffusers"]) == 0
+    paths = [tmp_path / "sd15" / f"{engine}-float32-0.json" for engine in ("stablediff", "diffusers")]
+    ours, theirs = (path.stat().st_mtime_ns for path in paths)
+    assert main([*both, "stablediff", "--fresh"]) == 0
+    assert paths[0].stat().st_mtime_ns > ours
+    assert paths[1].stat().st_mtime_ns == theirs
 
 
 def test_results_of_other_settings_are_not_mixed(tmp_path: Path):
@@ -261,6 +305,12 @@ def test_the_command_leaves_tables_and_plots(tmp_path: Path, capfd: pytest.Captu
         (["--engines", "magic"], "there is no engine 'magic': choose some of stablediff, diffusers"),
         (["--lanes", "float8"], "there is no lane 'float8': choose some of float32, bfloat16, int8"),
         (["--threads", "0"], "--threads is 0: choose 1 to 1000"),
+        (["--workloads", " , "], "there is no workload ' , '"),
+        (["--lanes", ","], "there is no lane ','"),
+        (
+            ["--growth", "--steps", "251"],
+            "--steps is 251: --growth draws with up to four times as many, choose 1 to 250",
+        ),
     ],
 )
 def test_wrong_words_are_refused(arguments: list[str], words: str, capfd: pytest.CaptureFixture[str]):
@@ -354,6 +404,17 @@ def test_a_straight_line_is_found_as_one():
     square = Series("size", "megapixels", (1, 2, 4), (1.0, 4.0, 16.0))
     assert square.power == pytest.approx(2.0)
     assert square.bend > 0.05
+
+
+@pytest.mark.parametrize("report", ["--growth", "--levers", "--quick"])
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
+    report: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    for measure in ("measure_growth", "measure_levers", "run"):
+        monkeypatch.setattr(command, measure, lambda *_: pytest.fail("it began"))
+    (tmp_path / "file").write_text("")
+    assert main(["bench", report, "--report", str(tmp_path / "file")]) == 2
+    assert "file" in capfd.readouterr().err
 
 
 def test_two_reports_at_once_are_refused(capsys: pytest.CaptureFixture[str]):

@@ -10,7 +10,7 @@ from toy import toy_pipeline
 
 from stablediff import Request, command, generate
 from stablediff.errors import NumericalError, RequestError
-from stablediff.fallback import widen
+from stablediff.fallback import Precisions
 from stablediff.images import open_image
 from stablediff.refusals import translate
 from stablediff.request import Limits, parse_size
@@ -59,7 +59,7 @@ REFUSED: list[Callable[[], object]] = [
     lambda: to_sticker(Image.new("RGB", (64, 64))),
     lambda: [*generate(toy_pipeline(in_channels=7), Request("fox"))],
     lambda: [*generate(toy_pipeline(), Request("fox", spacing="lcm", num_steps=60))],
-    lambda: widen([toy_pipeline().unet], "denoise", 3),
+    lambda: Precisions().widen([toy_pipeline().unet], "denoise", 3),
 ]
 
 

@@ -1,18 +1,22 @@
 """`python -m stablediff bench`: this package and others, side by side on this machine."""
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from stablediff.bench.engines import ENGINES
-from stablediff.bench.growth import measure_growth, write_growth
+from stablediff.bench.growth import MOST_STEPS, measure_growth, write_growth
 from stablediff.bench.levers import PROMPTS, measure_levers, write_levers
 from stablediff.bench.report import write_report
 from stablediff.bench.results import collect
-from stablediff.bench.run import Settings, run
+from stablediff.bench.run import Settings, read_result, run, turns
 from stablediff.bench.workloads import FULL, LANES, choose_workloads
 from stablediff.checkpoints.locate import DEFAULT_MODEL
 from stablediff.errors import RequestError
@@ -53,8 +57,6 @@ def _bench(arguments: argparse.Namespace) -> int:
             raise RequestError(f"--{name} is {getattr(arguments, name)}: choose 1 to 1000")
     if arguments.levers and arguments.growth:
         raise RequestError("--levers and --growth are two reports: choose one of them")
-    if arguments.levers and arguments.growth:
-        raise RequestError("--levers and --growth are two reports: choose one of them")
     if arguments.levers or arguments.growth:
         return _own(arguments)
     out = arguments.out or Path("runs") / ("bench-quick" if arguments.quick else "bench")
@@ -68,21 +70,49 @@ def _bench(arguments: argparse.Namespace) -> int:
         rounds=arguments.rounds,
         pictures=arguments.pictures,
     )
+    report = arguments.report or out / "report"
+    _check_writable(report)
     if arguments.fresh:
         _forget(settings)
-    run(settings, lambda line: print(line, file=sys.stderr, flush=True))
-    print(write_report(collect(settings), arguments.report or out / "report"))
+    with _no_orphans():
+        run(settings, lambda line: print(line, file=sys.stderr, flush=True))
+    print(write_report(collect(settings), report))
     return 0
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises OSError now, and not after hours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+
+
+@contextlib.contextmanager
+def _no_orphans() -> Iterator[None]:
+    """A SIGTERM ends the engine that is being measured, too."""
+
+    def leave(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _own(arguments: argparse.Namespace) -> int:
     """This package alone: its shortcuts, or how its time grows."""
     if not 1 <= arguments.prompts <= len(PROMPTS):
         raise RequestError(f"--prompts is {arguments.prompts}: choose 1 to {len(PROMPTS)}")
+    if arguments.growth and (arguments.steps or 1) > MOST_STEPS:
+        raise RequestError(
+            f"--steps is {arguments.steps}: --growth draws with up to four times as many, choose 1 to {MOST_STEPS}"
+        )
     torch.set_num_threads(arguments.threads)
     plain = Request(num_steps=arguments.steps)
     model, rounds, threads = arguments.model, arguments.rounds, arguments.threads
     out = arguments.report or arguments.out or Path("runs/bench/report")
+    _check_writable(out)
     if arguments.growth:
         pipeline, series = measure_growth(model, plain, rounds)
         print(write_growth(pipeline, plain, series, out, threads))
@@ -93,16 +123,21 @@ def _own(arguments: argparse.Namespace) -> int:
 
 
 def _some_of(what: str, names: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    wanted = tuple(name.strip() for name in (names or "").split(",") if name.strip())
-    for name in wanted:
-        if name not in known:
-            raise RequestError(f"there is no {what} {name[:40]!r}: choose some of {', '.join(known)}")
-    return tuple(name for name in known if name in wanted) or known
+    if names is None:
+        return known
+    wanted = tuple(name.strip() for name in names.split(",") if name.strip())
+    if unknown := [name for name in wanted if name not in known] or ([] if wanted else [names]):
+        raise RequestError(f"there is no {what} {unknown[0][:40]!r}: choose some of {', '.join(known)}")
+    return tuple(name for name in known if name in wanted)
 
 
 def _forget(settings: Settings) -> None:
-    """Results, not the models, which take long to make."""
+    """The results that are asked for, and all where the others were of other settings; not the models."""
     for workload in settings.workloads:
         folder = settings.out / workload.name
-        for path in (folder / "settings.json", folder / "peaks.json", *folder.glob("*-*.*")):
+        results = [turn.path(settings.out) for turn in turns(settings) if turn.workload == workload]
+        if read_result(folder / "settings.json") != settings.about():
+            results = [folder / "settings.json", *folder.glob("*-*.json")]
+        for path in (folder / "peaks.json", *results):
             path.unlink(missing_ok=True)
+            path.with_suffix(".safetensors").unlink(missing_ok=True)

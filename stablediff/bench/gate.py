@@ -1,5 +1,6 @@
 """Who computes something else is not compared: an engine's numbers against the reference's, before its times count."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -27,16 +28,21 @@ def judge(outputs: Mapping[str, Tensor], reference: Mapping[str, Tensor], lane: 
         errors = {name: relative_error(outputs[name], reference[name]) for name in names}
         tolerance = TOLERANCES[lane]
     elif "picture" in outputs and "picture" in reference:
-        errors = {"picture": (outputs["picture"] - reference["picture"]).abs().mean().item()}
+        errors = {"picture": picture_error(outputs["picture"], reference["picture"])}
         tolerance = PICTURE_TOLERANCES[lane]
     else:
-        return Verdict(float("nan"), "nothing to compare with", passed=False)
-    where = max(errors, key=lambda name: errors[name])
+        return Verdict(math.nan, "nothing to compare with", passed=False)
+    where = max(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name])
     return Verdict(errors[where], where, passed=errors[where] <= tolerance)
+
+
+def picture_error(found: Tensor, expected: Tensor) -> float:
+    """The mean difference of pixels in [-1, 1]; infinite where shapes differ."""
+    return (found - expected).abs().mean().item() if found.shape == expected.shape else math.inf
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """|found - expected| / |expected|; infinite where shapes differ."""
     if found.shape != expected.shape:
-        return float("inf")
+        return math.inf
     return ((found - expected).norm() / expected.norm()).item()

@@ -12,11 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 from stablediff.evaluation.setting import table
 from stablediff.generate import Result, generate
 from stablediff.pipeline import Pipeline, load
-from stablediff.request import MAX_SIZE, MIN_SIZE, Request
+from stablediff.request import MAX_SIZE, MAX_STEPS, MIN_SIZE, Request
 
 _PROMPT, _SEED = "fox, flat style", 1
 _SHARES = (0.5, 0.75, 1.0, 1.25, 1.5)  # of the model's own side
 _PICTURES = (1, 2, 4)
+MOST_STEPS = MAX_STEPS // 4
 _SIDE = 32  # pixels: sides are multiples of it
 
 _PANEL, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 320, 56, 18, 34, 52

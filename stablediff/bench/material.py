@@ -40,17 +40,27 @@ class Material:
 
 def make_material(workload: Workload, folder: Path) -> Path:
     """Writes model and inputs, or finds them there whole. -> `folder`."""
-    done = folder / "done.json"
-    about = json.dumps(repr(workload))
-    if done.is_file() and done.read_text(encoding="utf-8") == about:
+    if is_made(workload, folder):
         return folder
     shutil.rmtree(folder, ignore_errors=True)  # of another model, or cut off
     folder.mkdir(parents=True)
     if workload.config is not None:
         _save_random(workload.config, folder / "model")
     save_file(make_inputs(workload, _config(workload)), folder / "inputs.safetensors")
-    done.write_text(about, encoding="utf-8")
+    (folder / "done.json").write_text(_about(workload), encoding="utf-8")
     return folder
+
+
+def is_made(workload: Workload, folder: Path) -> bool:
+    """Whether it is there whole, and of this workload."""
+    try:
+        return (folder / "done.json").read_text(encoding="utf-8") == _about(workload)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _about(workload: Workload) -> str:
+    return json.dumps(repr(workload))
 
 
 def read_material(workload: Workload, folder: Path) -> Material:

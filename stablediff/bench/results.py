@@ -5,12 +5,11 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from stablediff.bench.engines import ENGINES
 from stablediff.bench.gate import judge
-from stablediff.bench.run import Settings, Turn, read_result, turns, workload_about
+from stablediff.bench.run import Settings, Turn, is_done, read_result, read_tensors, turns, workload_about
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,9 @@ def collect(settings: Settings) -> dict[str, Any]:
     for workload in settings.workloads:
         flops, peaks = (read_result(settings.out / workload.name / f"{what}.json") for what in ("flops", "peaks"))
         mine = [turn for turn in turns(settings) if turn.workload == workload]
-        reference_name, reference = _reference(settings, mine)
+        folder = settings.out / workload.name
+        reference_name = read_result(folder / "reference.json").get("engine", "diffusers")
+        reference = read_tensors(folder / "reference.safetensors")
         workloads[workload.name] = {
             **workload_about(workload),
             "flops": flops,
@@ -63,31 +64,18 @@ def collect(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _reference(settings: Settings, mine: list[Turn]) -> tuple[str, dict[str, Tensor]]:
-    """diffusers in float32, or this package where that is not there; whole pictures are always compared with ours."""
-    outputs: dict[str, dict[str, Tensor]] = {}
-    for turn in mine:
-        if turn.lane == "float32" and turn.outputs(settings.out).is_file():
-            outputs.setdefault(turn.engine, load_file(turn.outputs(settings.out)))
-    name = "diffusers" if "diffusers" in outputs else "stablediff"
-    return name, {**outputs.get("stablediff", {}), **outputs.get(name, {})}
-
-
 def _row(
     settings: Settings, its: list[Turn], reference: dict[str, Tensor], flops: dict[str, float], peak: dict[str, float]
 ) -> Row:
     first = its[0]
     name = (first.workload.name, first.lane, first.engine)
-    found = [read_result(turn.path(settings.out)) for turn in its]
-    done = [one for one in found if one.get("status") == "done"]
+    finished = [turn for turn in its if is_done(settings, turn)]
+    done = [read_result(turn.path(settings.out)) for turn in finished]
     if not done:
-        last = found[-1]
-        return Row(*name, status=last.get("status", "failed"), why=last.get("why", "it was not measured yet"))
-    verdicts = [
-        judge(load_file(turn.outputs(settings.out)), reference, first.lane)
-        for turn, one in zip(its, found, strict=True)
-        if one in done
-    ]
+        last = read_result(its[-1].path(settings.out))
+        status = last.get("status", "failed")
+        return Row(*name, "failed" if status == "done" else status, last.get("why") or "it was not measured yet")
+    verdicts = [judge(read_tensors(turn.outputs(settings.out)), reference, first.lane) for turn in finished]
     worst = max(verdicts, key=lambda verdict: math.inf if math.isnan(verdict.error) else verdict.error)
     error = worst.error if math.isfinite(worst.error) else None
     if not all(verdict.passed for verdict in verdicts):

@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from stablediff.bench.engines import ENGINES
+from stablediff.bench.material import is_made
 from stablediff.bench.workloads import Workload
 from stablediff.device import cpu_computes_bfloat16
 from stablediff.errors import RequestError
+from stablediff.files import write_whole
 from stablediff.version import __version__
 
 Say = Callable[[str], None]
@@ -75,28 +80,33 @@ def run(settings: Settings, say: Say) -> None:
     for workload in settings.workloads:
         _check_settings(settings, settings.out / workload.name)
     for workload in settings.workloads:
-        flops = settings.out / workload.name / "flops.json"
-        if not flops.is_file():
+        folder = settings.out / workload.name
+        if not (read_result(folder / "flops.json") and is_made(workload, folder / "material")):
             say(f"{workload.name}: making the model")
-            _process(settings, workload, "material", flops)
-        peaks = settings.out / workload.name / "peaks.json"
-        if not peaks.is_file():
+            _process(settings, workload, "material", folder / "flops.json")
+        if not read_result(folder / "peaks.json"):
             say(f"{workload.name}: measuring what this CPU can do")
-            _process(settings, workload, "peaks", peaks)
+            _process(settings, workload, "peaks", folder / "peaks.json")
+        reference, wanted = read_tensors(folder / "reference.safetensors"), reference_of(settings, workload)
+        if not (read_result(folder / "reference.json") and reference) or wanted["draws_whole"] > (
+            "picture" in reference
+        ):
+            say(f"{workload.name}: computing what all are compared with")
+            _process(settings, workload, "reference", folder / "reference.json", wanted)
         if "openvino" in settings.engines and all(map(_installed, ENGINES["openvino"].needs)):
             say(f"{workload.name}: converting for OpenVINO")
-            report = settings.out / workload.name / "openvino.json"
+            report = folder / "openvino.json"
             failure = _process(settings, workload, "convert", report, {"engine": "openvino", "lane": "float32"})
             say(f"  {failure}" if failure else "  done")
     todo = list(turns(settings))
     for number, turn in enumerate(todo, 1):
         name = f"[{number}/{len(todo)}] {turn.workload.name} {turn.lane} {turn.engine}, round {turn.round + 1}"
         path = turn.path(settings.out)
-        if read_result(path).get("status") == "done":
+        if is_done(settings, turn):
             say(f"{name}: kept from before")
             continue
         result = _take(settings, turn)
-        path.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        write_whole(path, json.dumps(result, indent=1).encode())
         warm = sorted(result.get("warm", []))
         say(
             f"{name}: {warm[len(warm) // 2]:.3g} s a picture"
@@ -114,21 +124,24 @@ def _take(settings: Settings, turn: Turn) -> dict[str, Any]:
         "lane": turn.lane,
         "pictures": settings.pictures,
         "outputs": str(turn.outputs(settings.out)),
-        "draws_whole": draws_whole(settings, turn),
     }
     failure = _process(settings, turn.workload, "measure", path, more)
     if failure is not None:
         return {"status": "failed", "why": failure}
     result = read_result(path)
-    path.unlink()
+    path.unlink(missing_ok=True)
     return result
 
 
-def draws_whole(settings: Settings, turn: Turn) -> bool:
-    """Whether this engine also draws a picture from the prompt, for those to be compared with that do nothing else."""
-    peer = "stable_diffusion_cpp"
-    wanted = any(peer in ENGINES[engine].needs for engine in settings.engines) and _installed(peer)
-    return wanted and turn.engine == "stablediff" and turn.lane == "float32" and turn.workload.name == "sd15"
+def reference_of(settings: Settings, workload: Workload) -> dict[str, Any]:
+    """What errors are against: diffusers in float32, or this package where that is not there.
+
+    Peers that do nothing but draw from a prompt are compared with a whole picture of ours.
+    """
+    engine = "diffusers" if _installed("diffusers") else "stablediff"
+    whole = _installed("stable_diffusion_cpp") and workload.name == "sd15"
+    outputs = settings.out / workload.name / "reference.safetensors"
+    return {"engine": engine, "lane": "float32", "outputs": str(outputs), "draws_whole": whole}
 
 
 def _process(
@@ -150,12 +163,12 @@ def _process(
     environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "stablediff.bench.worker", str(path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
-    path.unlink()
+    path.unlink(missing_ok=True)
     if done.returncode == 0:
         return None
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     why = lines[-1].strip()[:300] if lines else f"it ended with {done.returncode}"
-    if task in ("peaks", "material"):
+    if task in ("peaks", "material", "reference"):
         raise RequestError(f"the bench cannot begin: {why}")
     return why
 
@@ -173,18 +186,31 @@ def read_result(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """{} for what is not there, or was cut off."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return {}
+
+
+def is_done(settings: Settings, turn: Turn) -> bool:
+    """Whether a turn was measured, and all that it left can be read."""
+    found = read_result(turn.path(settings.out))
+    return found.get("status") == "done" and bool(found.get("warm")) and bool(read_tensors(turn.outputs(settings.out)))
+
+
 def _check_settings(settings: Settings, folder: Path) -> None:
     """Raises RequestError rather than mixing what cannot be compared."""
     path = folder / "settings.json"
     before, now = read_result(path), settings.about()
-    if before and before != now:
-        other = next(name for name in now if before.get(name) != now[name])
+    if path.is_file() and before != now:
+        other = next((name for name in now | before if before.get(name) != now.get(name)), "settings")
         raise RequestError(
-            f"{folder} has results with {other} {before.get(other)}, not {now[other]}: choose another --out, or "
-            "--fresh to begin anew"
+            f"{folder} has results with {other} {before.get(other, 'unknown')}, not {now.get(other, 'unknown')}: "
+            "choose another --out, or --fresh to begin anew"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(now, indent=1), encoding="utf-8")
+    write_whole(path, json.dumps(now, indent=1).encode())
 
 
 def workload_about(workload: Workload) -> dict[str, Any]:

@@ -49,6 +49,8 @@ def main(path: Path) -> None:
     elif spec["task"] == "material":
         make_material(workload, folder)
         found = count_flops(read_material(workload, folder))
+    elif spec["task"] == "reference":
+        found = _reference(spec)
     else:
         found = _measure(spec)
     Path(spec["out"]).write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -81,8 +83,6 @@ def _measure(spec: dict[str, Any]) -> dict[str, Any]:
     peak = _peak_rss()  # before what is done for the comparison alone
     if single:
         outputs |= _to_compare(engine, material)
-        if spec["draws_whole"]:
-            outputs["picture"] = engine.picture(seed=0)
     save_file({name: tensor.contiguous() for name, tensor in outputs.items()}, spec["outputs"])
     finite = all(bool(torch.isfinite(tensor).all()) for tensor in outputs.values())
     forwards = len(times.forward) // len(totals)
@@ -98,6 +98,22 @@ def _measure(spec: dict[str, Any]) -> dict[str, Any]:
         "forwards": forwards,
         "peak_rss": peak,
     }
+
+
+def _reference(spec: dict[str, Any]) -> dict[str, Any]:
+    """What all others are compared with. Raises ValueError if it is no numbers."""
+    (workload,) = choose_workloads(spec["workload"], quick=spec["quick"])
+    material = read_material(workload, Path(spec["folder"]))
+    engine: Any = engine_class(spec["engine"])(material, spec["lane"], spec["threads"])
+    engine.begin()
+    outputs = _to_compare(engine, material)
+    if spec["draws_whole"]:
+        ours: Any = engine_class("stablediff")(material, spec["lane"], spec["threads"])
+        outputs["picture"] = ours.picture(seed=0)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in outputs.values()):
+        raise ValueError(f"{spec['engine']} gave numbers that are not finite")
+    save_file({name: tensor.contiguous() for name, tensor in outputs.items()}, spec["outputs"])
+    return {"engine": spec["engine"]}
 
 
 @torch.inference_mode()

@@ -65,11 +65,12 @@ QUICK = (
 def choose_workloads(names: str | None, *, quick: bool) -> tuple[Workload, ...]:
     """ "sd15,lcm" -> those; None -> all. Raises RequestError."""
     table = {workload.name: workload for workload in (QUICK if quick else FULL)}
-    wanted = [name for name in re.split(r"[,\s]+", names or "") if name]
-    unknown = [name for name in wanted if name not in table]
-    if unknown:
+    if names is None:
+        return tuple(table.values())
+    wanted = dict.fromkeys(name for name in re.split(r"[,\s]+", names) if name)
+    if unknown := [name for name in wanted if name not in table] or ([] if wanted else [names]):
         raise RequestError(f"there is no workload {unknown[0][:40]!r}: choose some of {', '.join(table)}")
-    return tuple(table[name] for name in wanted or table)
+    return tuple(table[name] for name in wanted)
 
 
 def bundled_model() -> str:

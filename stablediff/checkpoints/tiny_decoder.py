@@ -9,7 +9,7 @@ from pathlib import Path
 from stablediff.checkpoints.fill import Builder
 from stablediff.checkpoints.layouts import Source
 from stablediff.checkpoints.load import weight_files
-from stablediff.checkpoints.locate import locate_weights
+from stablediff.checkpoints.locate import Location, locate_weights
 from stablediff.checkpoints.tensors import TensorSource, open_tensors
 from stablediff.config import ModelConfig
 from stablediff.device import Compute
@@ -20,10 +20,20 @@ _PREFIXES = (("decoder.layers.", 0), ("decoder.", 1), ("", 1))  # and the number
 _LAYER = re.compile(r"(\d{1,3})\.(.+)")
 
 
+def locate_decoder(name: str | Path) -> Location:
+    """Raises CheckpointError."""
+    return locate_weights(str(name), "decoder", "madebyollin/taesd/taesd_decoder.safetensors")
+
+
 def load_tiny_decoder(name: str | Path, model: ModelConfig, compute: Compute) -> TinyDecoder:
     """name: a .safetensors file, a folder that holds one, or a hub id. Raises CheckpointError."""
-    location = locate_weights(str(name), "decoder", "madebyollin/taesd/taesd_decoder.safetensors")
-    files = [location.path] if location.is_file else weight_files(location.path, allow_pickle=False)
+    location = locate_decoder(name)
+    try:
+        files = [location.path] if location.is_file else weight_files(location.path, allow_pickle=False)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{location.path} has no .safetensors weights: name the decoder's file, or the folder that holds it"
+        ) from error
     tensors = open_tensors(files)
     prefix, first = next((p for p in _PREFIXES if f"{p[0]}{p[1]}.weight" in tensors.shapes), ("", -1))
     if first < 0:

@@ -1,14 +1,20 @@
 """The U-Net through torch.compile: kernels made for this network and size, after a first call that takes minutes."""
 
+import functools
 import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
 from stablediff.errors import DeviceError
 from stablediff.models.unet import UNet
+
+T = TypeVar("T")
+_MOST_SIZES = 128
 
 
 def compile_unet(unet: UNet, device: torch.device) -> None:
@@ -17,13 +23,33 @@ def compile_unet(unet: UNet, device: torch.device) -> None:
     Raises DeviceError where there is no compiler.
     """
     check_compiler(device)
+    from torch._dynamo import config  # a second to import
+
+    # Of all U-Nets of this process together; what comes after is not compiled, and torch says so in a log only.
+    config.recompile_limit = max(config.recompile_limit, _MOST_SIZES)
     for name in ("deep", "finish"):
         if device.type == "cpu":  # with weights as constants, so that they can be laid out once
             half = torch.compile(getattr(unet, name), dynamic=False, options={"freezing": True})
         else:
             half = torch.compile(getattr(unet, name), dynamic=False, mode="max-autotune-no-cudagraphs")
-        setattr(unet, name, half)
+        setattr(unet, name, _or_say_why_not(half))
     unet.compiled = True
+
+
+def _or_say_why_not(half: Callable[..., T]) -> Callable[..., T]:
+    from torch._dynamo.exc import TorchDynamoException
+
+    @functools.wraps(half)
+    def call(*arguments: Any, **options: Any) -> T:
+        try:
+            return half(*arguments, **options)
+        except TorchDynamoException as error:
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise DeviceError(
+                f"torch.compile failed ({reason[:200]}): mend the compiler, or leave --compile away"
+            ) from error
+
+    return call
 
 
 def check_compiler(device: torch.device) -> None:

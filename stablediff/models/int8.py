@@ -5,6 +5,7 @@ Weights are rounded once, with a scale an output channel. What goes in is rounde
 its largest value (dynamic quantisation, as in Jacob et al. 2018, arXiv:1712.05877, eq. 1). Sums are exact.
 """
 
+import math
 import re
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ def to_uint8(x: Tensor) -> Rounded:
     dense = x.permute(0, 2, 3, 1) if x.ndim == 4 else x  # channels-last lies in memory like this
     low, high = (end.item() for end in torch.aminmax(dense.reshape(-1)))
     low, high = min(low, 0.0), max(high, 0.0)
+    if not math.isfinite(high - low):
+        return Rounded(torch.zeros_like(x, dtype=torch.uint8), math.nan, 0)  # what comes out is seen to be no numbers
     # In the precision of x, which is what it is multiplied in; 253, so that no rounding leaves the 256 there are.
     times = float(torch.tensor(253 / max(high - low, 1e-6)).to(x.dtype))
     zero = round(-low * times)

@@ -55,6 +55,9 @@ def fit(request: Request, pipeline: Pipeline, speed: Speed) -> Choice:
                 break
     else:
         chosen = attempt(smallest)
+    if chosen is None and not speed.timed:  # what is kept may be of a busier hour
+        speed.measure(pipeline, _plan(smallest, pipeline, 1), again=True)
+        chosen = attempt(smallest)
     if chosen is not None:
         plan = _plan(chosen, pipeline)
         seconds = seconds_for(plan, speed) or 0.0

@@ -18,6 +18,7 @@ from stablediff.request import MAX_CACHE_INTERVAL
 
 _BRIEF = 0.2  # seconds: when half a picture is decoded faster, the decoder is timed at its full size
 _AGAIN = 1.0  # seconds: what is faster is timed again, because the first call lays out weights for its size
+_DIGITS = 6  # of a size
 _WARM_UP = 8  # cells a side: enough to read the weights from the disk, and soon done
 
 Cells = tuple[int, int]  # rows and columns of the latents
@@ -36,6 +37,7 @@ class Speed:
         name = hashlib.sha256(self.about.encode()).hexdigest()[:24]
         self.path = folder / "speed" / f"{name}.json" if folder else None
         self.times = read_times(self.path)
+        self.timed = False  # whether a U-Net's call was, and not only read about
 
     def text(self) -> float | None:
         """Of reading one prompt."""
@@ -68,7 +70,8 @@ class Speed:
         most = costliest(plan)
         cells = plan.canvas.cells
         new = {}
-        if self.text() is None:
+        if again or self.text() is None:
+            encode_prompts(pipeline, [""], 512, 512)  # warm
             new["text"] = _timed(lambda: encode_prompts(pipeline, [""], 512, 512))
         # With a cache, calls of two kinds have to be known.
         for call in {most, most._replace(whole=plan.request.cache_interval == 1)}:
@@ -77,6 +80,7 @@ class Speed:
                 warm_up = cells if pipeline.unet.compiled else (_WARM_UP, _WARM_UP)
                 _call_unet(pipeline, warm_up, call)()
                 new[_name(_part(call), cells, call.rows)] = _timed(_call_unet(pipeline, cells, call))
+                self.timed = True
         if _name("decoder", cells, 1) not in self.times:
             half = max(cells[0] // 2, 1), max(cells[1] // 2, 1)
             _call_decoder(pipeline, (_WARM_UP, _WARM_UP))()
@@ -84,15 +88,13 @@ class Speed:
             new[_name("decoder", half, 1)] = seconds
             if seconds < _BRIEF:
                 new[_name("decoder", cells, 1)] = _timed(_call_decoder(pipeline, cells))
-        self._keep(new)
+        self._keep(new, pipeline)
 
     def learn(self, pipeline: Pipeline, plan: Plan, steps: Sequence[float], decode: float) -> None:
         """Takes in a run: the seconds of its steps (with full batches), and of decoding one picture.
 
         The first step also warms up, and says little; so does a step of several calls that are not alike.
         """
-        if dtype_of(pipeline.unet) != pipeline.compute.dtype:  # it was widened on the way
-            return
         new = {_name("decoder", plan.canvas.cells, 1): decode}
         by_step = plan.calls_by_step(plan.batch_size)
         times: dict[Call, list[float]] = {}
@@ -102,11 +104,12 @@ class Speed:
                 times.setdefault(calls[0], []).append(seconds / len(calls))
         for call, each in times.items():
             new[_name(_part(call), plan.canvas.cells, call.rows)] = median(each)
-        self._keep(new)
+        self._keep(new, pipeline)
 
-    def _keep(self, new: dict[str, float]) -> None:
+    def _keep(self, new: dict[str, float], pipeline: Pipeline) -> None:
         if new:
             self.times = self.times | new  # a new one, because other threads may be reading
+        if new and _about(pipeline) == self.about:  # else it was widened meanwhile: for now only
             write_times(self.path, new, self.about)
 
 
@@ -128,7 +131,7 @@ def _name(what: str, cells: Cells, rows: int) -> str:
 def _work(name: str) -> int:
     """ "unet 64x64x2" -> 8192; 0 for what is no such name."""
     factors = name.partition(" ")[2].split("x")
-    if len(factors) != 3 or not all(factor.isdecimal() for factor in factors):
+    if len(factors) != 3 or not all(factor.isdecimal() and len(factor) <= _DIGITS for factor in factors):
         return 0
     rows, columns, batch = (int(factor) for factor in factors)
     return rows * columns * batch
@@ -141,8 +144,8 @@ def _timed(work: Callable[[], object]) -> float:
     while not times or (len(times) < 3 and times[0] < _AGAIN):
         start = time.perf_counter()
         work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
         times.append(time.perf_counter() - start)
     return median(times)
 
@@ -179,6 +182,7 @@ def _about(pipeline: Pipeline) -> str:
             f"model {hashlib.sha256(networks).hexdigest()[:16]}",
             _machine(pipeline.device),
             ("int8, " if pipeline.compute.int8 else "compiled, " if pipeline.unet.compiled else "")
+            + ("offloaded, " if pipeline.turns else "")
             + f"{dtype_of(pipeline.unet)}, decoder {dtype_of(pipeline.decoder)}",
             f"torch {torch.__version__}",
         ]

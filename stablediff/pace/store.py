@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from stablediff.files import write_whole
+
 _LONGEST = 1e6  # seconds: what takes longer was never measured
 
 
@@ -36,14 +38,8 @@ def write_times(path: Path | None, times: dict[str, float], about: str) -> None:
     if path is None:
         return
     text = json.dumps({"about": about, "seconds": read_times(path) | times}, indent=1)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    with suppress(OSError):
+        write_whole(path, text.encode())
 
 
 def _is_time(value: object) -> bool:
