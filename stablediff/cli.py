@@ -104,7 +104,10 @@ def _parser(asked: str = "") -> argparse.ArgumentParser:
     draw.add_argument("--guidance", type=_number, metavar="X", help="how closely to follow the prompt; 1 is off")
     draw.add_argument("--guidance-rescale", type=_number, metavar="X", help="0 to 1, against overexposure")
     draw.add_argument(
-        "--guidance-interval", type=_interval, metavar="LOW-HIGH", help="noise levels with guidance: fewer are faster"
+        "--guidance-interval",
+        type=_interval,
+        metavar="LOW-HIGH",
+        help="guidance only at these noise levels (sigma, from about 15 down to 0; 1- has no end)",
     )
     draw.add_argument("--cache-interval", type=_whole, metavar="N", help="at N-1 of N steps, reuse the deep layers")
     draw.add_argument("--merge-tokens", type=_number, metavar="X", help="0 to 0.75, this share of like cells as one")

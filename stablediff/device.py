@@ -35,7 +35,7 @@ def choose_compute(device: str | None = None, dtype: str | None = None) -> Compu
     best, reason = _best_dtype(chosen)
     if dtype is None or dtype == "auto":
         return Compute(chosen, best, reason)
-    name = DTYPE_ALIASES.get(dtype.lower(), dtype.lower())
+    name = DTYPE_ALIASES.get(dtype, dtype)
     if name == "int8":
         if chosen.type != "cpu" or not cpu_computes_int8():
             raise DeviceError("int8 is for CPUs with instructions for it (AVX-VNNI or AVX512-VNNI): leave --dtype away")

@@ -135,11 +135,10 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
     path = tmp_path / "one.json"
     write_times(path, {"text": 1.0}, "it")
 
-    def full(part: Path, _text: str, **_: Any) -> None:
-        part.touch()
+    def full(_draft: Path, _path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "replace", full)
     write_times(path, {"text": 2.0}, "it")
     assert read_times(path) == {"text": 1.0}
     assert [file.name for file in tmp_path.iterdir()] == ["one.json"]

@@ -43,8 +43,15 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decoder", metavar="FILE", help="of --levers: a tiny decoder for that model")
     parser.add_argument("--prompts", type=int, default=len(PROMPTS), metavar="N", help="of --levers: so many")
     parser.add_argument("--steps", type=int, metavar="N", help="of --levers and --growth (default: the model's own)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="models and results (default: runs/bench)")
-    parser.add_argument("--report", type=Path, metavar="FOLDER", help="the tables and plots (default: OUT/report)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="models and results (default: runs/bench, or runs/bench-quick)"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FOLDER",
+        help="the tables and plots (default: OUT/report; of --levers and --growth OUT)",
+    )
 
 
 def _cores() -> int:

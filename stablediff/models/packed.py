@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stablediff.heap import give_back
 from stablediff.models.frozen import FrozenLayer, exchange
 
 
@@ -46,6 +47,7 @@ class _Packed(FrozenLayer):
         if self._packed is None or self._size != size:
             self._packed, self._size = self.pack(self.weight.contiguous(), size), size
             self._dense = None
+            give_back()  # the dense weights of a whole network, left as holes, would double it
         return self._packed
 
     def pack(self, weight: Tensor, size: torch.Size) -> Tensor:

@@ -3,10 +3,12 @@
 from itertools import pairwise
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stablediff.config import VAEConfig
+from stablediff.heap import give_back
 from stablediff.models.fold import FoldedUpsample
 from stablediff.models.layers import Attention, Downsample, ResnetBlock, silu_
 
@@ -122,6 +124,8 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(x))
         for block in self.up_blocks:
             x = block(x)
+            if not torch.is_grad_enabled():
+                give_back()  # no later map fits into the places of these smaller ones
         return self.conv_out(silu_(self.conv_norm_out(x)))
 
 

@@ -61,7 +61,10 @@ def fit(request: Request, pipeline: Pipeline, speed: Speed) -> Choice:
     if chosen is not None:
         plan = _plan(chosen, pipeline)
         seconds = seconds_for(plan, speed) or 0.0
-        return Choice(chosen, seconds, _note(plan, budget, seconds))
+        note = _note(plan, budget, seconds)
+        if _steps(chosen) < fewest:
+            note += f"; so few steps rarely make a good picture, {fewest} would"
+        return Choice(chosen, seconds, note)
     least = (seconds_for(_plan(smallest, pipeline, 1), speed) or 0.0) / _AIM
     raise RequestError(
         f"time_budget_s is {budget:g}, and one step takes about {least:.2g} s here, with the decoding: give more time, "
