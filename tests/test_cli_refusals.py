@@ -11,6 +11,7 @@ from PIL import Image
 from toy import count_calls
 
 from stablediff import Pipeline
+from stablediff.cli import main
 from stablediff.images import read_parameters, save_png
 from stablediff.recipe import parse
 
@@ -221,3 +222,12 @@ def test_wrong_pictures_are_refused(run, tmp_path: Path, arguments: list[str], w
 
 
 # --- success ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["-1-5", "5", "a-b", "nan-5", "1-2-3"])
+def test_what_is_no_interval_is_said_with_an_example(text: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", "fox", f"--guidance-interval={text}"])
+    error = capsys.readouterr().err
+    assert "as 0.28-5.42" in error or "is not a number" in error
+    assert "''" not in error

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import ImageChops
+from torch._inductor.exc import InductorError
 from toy import draw, toy_pipeline
 
 from stablediff import DeviceError, Pipeline, RequestError, generate, load
@@ -88,3 +89,18 @@ def test_loading_compiles_nothing_yet(tiny_model: Any):
     pipeline = load(folder, compiled=True)
     assert pipeline.unet.compiled
     assert not load(folder).unet.compiled
+
+
+def test_a_compiler_that_fails_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch):
+    def fail(_half: Any, **_: Any) -> Any:
+        def half(*_arguments: Any, **_options: Any) -> None:
+            raise InductorError(RuntimeError("g++ is broken"), None)
+
+        return half
+
+    pipeline = small()
+    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(compiled, "check_compiler", lambda _device: None)
+    compile_unet(pipeline.unet, CPU)
+    with pytest.raises(DeviceError, match=r"torch.compile failed \(.*g\+\+ is broken.*\): mend the compiler, or leave"):
+        draw(pipeline, **WISHES)

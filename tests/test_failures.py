@@ -20,6 +20,7 @@ from toy import (
 )
 
 from stablediff import NumericalError, OutOfMemoryError, Pipeline, Request, Result, generate
+from stablediff.fallback import Precisions
 from stablediff.pace import plan
 
 # --- numbers that overflow -------------------------------------------------------------------------------------------
@@ -207,3 +208,17 @@ def test_what_was_finished_before_a_failure_is_handed_over(monkeypatch: pytest.M
         results.extend(event for event in run if isinstance(event, Result))
     (result,) = results
     assert (result.seeds, result.stopped) == ((5, 6), True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_nothing_helps_is_left_as_it_was(dtype: torch.dtype):
+    part = torch.nn.Linear(64, 64).to(dtype)
+    before = part.weight.clone()
+    precisions = Precisions()
+    for wider in (torch.bfloat16, torch.float32)[0 if dtype == torch.float16 else 1 :]:
+        precisions.widen([part], "denoise", 1)
+        assert part.weight.dtype == wider
+    with pytest.raises(NumericalError):
+        precisions.widen([part], "denoise", 1)
+    assert part.weight.dtype == dtype
+    assert torch.equal(part.weight, before)

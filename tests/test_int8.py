@@ -1,6 +1,7 @@
 """Eight-bit products: exactly what their rounded numbers give, and near to what was rounded."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -113,7 +114,24 @@ def test_the_bundled_model_draws_nearly_the_same():
         load_lora("nowhere.safetensors", int8.networks)
 
 
+@pytest.mark.skipif(not cpu_computes_int8(), reason="no instructions for it here")
+@pytest.mark.parametrize("layer", [nn.Linear(64, 64), nn.Conv2d(64, 64, 3)])
+def test_a_layer_answers_no_numbers_with_none(layer: nn.Module):
+    rounded = Int8Linear(layer) if isinstance(layer, nn.Linear) else Int8Conv2d(layer)
+    x = torch.full((1, 64) if isinstance(layer, nn.Linear) else (1, 64, 8, 8), math.nan)
+    assert rounded(x).isnan().all()
+
+
 def test_where_no_cpu_computes_it_it_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("stablediff.device.cpu_computes_int8", lambda: False)
     with pytest.raises(DeviceError, match="int8 is for CPUs with"):
         choose_compute("cpu", "int8")
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_comes_out_as_none(odd: float):
+    x = torch.zeros(2, 8)
+    x[0, 0] = odd
+    rounded = to_uint8(x)
+    assert math.isnan(rounded.scale)
+    assert rounded.numbers.shape == x.shape
