@@ -250,7 +250,9 @@ def test_too_little_time_is_refused_with_how_much_it_needs(wishes: dict[str, Any
         ) as failure:
             list(generate(pipeline, Request(time_budget_s=0.1, **wishes)))
         needed = float(str(failure.value).split("about ")[1].split()[0])
-        list(generate(pipeline, Request(time_budget_s=1.2 * needed, **wishes)))
+        *_, result = generate(pipeline, Request(time_budget_s=1.2 * needed, **wishes))
+    assert isinstance(result, Result)
+    assert "so few steps rarely make a good picture, 4 would" in " ".join(result.notes)
 
 
 def test_what_the_request_names_stays(toy: Pipeline):
