@@ -252,7 +252,7 @@ def test_too_little_time_is_refused_with_how_much_it_needs(wishes: dict[str, Any
         needed = float(str(failure.value).split("about ")[1].split()[0])
         *_, result = generate(pipeline, Request(time_budget_s=1.2 * needed, **wishes))
     assert isinstance(result, Result)
-    assert "so few steps rarely make a good picture, 4 would" in " ".join(result.notes)
+    assert "so few steps rarely make a good picture, 5 would" in " ".join(result.notes)
 
 
 def test_what_the_request_names_stays(toy: Pipeline):
