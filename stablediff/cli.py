@@ -32,6 +32,9 @@ from stablediff.recipe import parse, to_request
 from stablediff.request import Request, parse_size
 from stablediff.version import __version__
 
+# Without the time that is left by the steps' mean: `generate` knows better.
+_BAR = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+
 
 def _one_line(message: str) -> str:
     """What may be printed of a message that quotes strangers: one line, no control characters, no novel."""
@@ -370,13 +373,14 @@ def _draw(pipeline: Pipeline, request: Request) -> tuple[Result | None, StableDi
     signals = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     former = {number: signal.signal(number, stop) for number in signals}
     try:
-        with tqdm(unit="step", leave=False, disable=None) as bar:
+        with tqdm(unit="step", leave=False, disable=None, bar_format=_BAR) as bar:
             for event in generate(pipeline, request, should_stop=lambda: interrupted, speed=Speed(pipeline)):
                 if isinstance(event, Update):
                     if event.memory is not None:
                         bar.write(_estimate(event.seconds_left, event.memory), file=sys.stderr)
                     bar.total = event.total
                     bar.set_description(event.stage, refresh=False)
+                    bar.set_postfix_str(_left(event.seconds_left), refresh=False)
                     bar.update(event.step - bar.n)
                 else:
                     result = event
@@ -388,6 +392,11 @@ def _draw(pipeline: Pipeline, request: Request) -> tuple[Result | None, StableDi
     return result, None
 
 
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f"about {seconds:.{0 if seconds >= 10 else 1}f} s left"
+
+
 def _estimate(seconds: float | None, memory: float) -> str:
     time = "" if seconds is None else f"about {seconds:.{0 if seconds >= 10 else 1}f} s and "
-    return f"{time}about {memory / 1e9:.1f} GB of memory are needed"
+    later = "; the time is known from the second picture on" if seconds is None else ""
+    return f"{time}about {memory / 1e9:.1f} GB of memory are needed{later}"
