@@ -1,6 +1,7 @@
 """The command line: successes can be repeated."""
 
 import io
+import re
 import signal
 import subprocess
 import sys
@@ -269,3 +270,16 @@ def test_importing_the_package_leaves_slow_libraries_alone():
     assert err == ""
     assert "torch" in out.split()
     assert not {"gradio", "transformers", "diffusers", "huggingface_hub", "scipy", "matplotlib"} & set(out.split())
+
+
+@pytest.mark.usefixtures("loaded")
+def test_the_bar_shows_the_time_that_is_left_with_decoding(run, monkeypatch: pytest.MonkeyPatch):
+    shown: list[str] = []
+
+    class Bar(cli.tqdm):
+        def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:  # noqa: ARG002
+            shown.append(s)
+
+    monkeypatch.setattr(cli, "tqdm", Bar)
+    assert run("generate", "a cat", *QUICK, "--steps", "4", "--out", "cat.png").code == 0
+    assert re.fullmatch(r"about [\d.]+ s left", shown[-2]), shown
