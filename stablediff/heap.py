@@ -25,10 +25,10 @@ def keep_freed_memory() -> bool:
     return all([libc.mallopt(_M_ARENA_MAX, 1), libc.mallopt(_M_MMAP_MAX, 0), libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)])
 
 
-def give_back() -> None:
+def give_back(least: int = _FREE) -> None:
     """Hands the system what is free, if it is much: of small models it is kept, because the next picture needs it."""
     libc = _glibc()
-    if libc is not None and libc.mallinfo2().fordblks > _FREE:
+    if libc is not None and libc.mallinfo2().fordblks > least:
         libc.malloc_trim(0)
 
 

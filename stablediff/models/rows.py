@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stablediff.heap import give_back
 from stablediff.models.layers import ResnetBlock, Upsample
 from stablediff.models.vae import VAE, Decoder
+
+_HOLES = 2**29  # bytes that freed strips may leave: to hand them back takes time
 
 
 @torch.no_grad()
@@ -69,6 +72,7 @@ def _normed_convolved(x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, cells: int
         first, last = max(top - 1, 0), min(bottom + 1, height)
         strip = F.silu(torch.addcmul(shift, x[:, :, first:last], scale).to(x.dtype), inplace=True)
         yield top, bottom, _convolve(strip, conv, first == top, last == bottom)
+        give_back(_HOLES)  # aligned blocks do not fit into the places of freed ones, not even of their own size
 
 
 def _convolve(strip: Tensor, conv: nn.Conv2d, is_top: bool, is_bottom: bool) -> Tensor:

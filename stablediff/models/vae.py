@@ -82,6 +82,8 @@ class DecoderBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer in (*self.resnets, *self.upsamplers):
             x = layer(x)
+            if not torch.is_grad_enabled():
+                give_back()  # aligned blocks do not fit into the places of freed ones, not even of their own size
         return x
 
 
@@ -124,8 +126,6 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(x))
         for block in self.up_blocks:
             x = block(x)
-            if not torch.is_grad_enabled():
-                give_back()  # no later map fits into the places of these smaller ones
         return self.conv_out(silu_(self.conv_norm_out(x)))
 
 
