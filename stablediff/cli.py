@@ -393,10 +393,14 @@ def _draw(pipeline: Pipeline, request: Request) -> tuple[Result | None, StableDi
 
 
 def _left(seconds: float | None) -> str:
-    return "" if seconds is None else f"about {seconds:.{0 if seconds >= 10 else 1}f} s left"
+    return "" if seconds is None else f"{_about(seconds)} left"
 
 
 def _estimate(seconds: float | None, memory: float) -> str:
-    time = "" if seconds is None else f"about {seconds:.{0 if seconds >= 10 else 1}f} s and "
-    later = "; the time is known from the second picture on" if seconds is None else ""
-    return f"{time}about {memory / 1e9:.1f} GB of memory are needed{later}"
+    needed = f"about {memory / 1e9:.1f} GB of memory are needed"
+    later = f"{needed}; the time is known from the second picture on"
+    return later if seconds is None else f"{_about(seconds)} and {needed}"
+
+
+def _about(seconds: float) -> str:
+    return f"about {seconds:.{0 if seconds >= 10 else 1}f} s"

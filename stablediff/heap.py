@@ -26,7 +26,11 @@ def keep_freed_memory() -> bool:
 
 
 def give_back(least: int = _FREE) -> None:
-    """Hands the system what is free, if it is much: of small models it is kept, because the next picture needs it."""
+    """Hands the system what is free, if it is much: of small models it is kept, because the next picture needs it.
+
+    Where much is freed, this has to be called often: an aligned block, as torch wants them, does not fit into the place
+    of a freed one, not even of its own size.
+    """
     libc = _glibc()
     if libc is not None and libc.mallinfo2().fordblks > least:
         libc.malloc_trim(0)

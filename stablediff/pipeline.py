@@ -147,8 +147,8 @@ def load(
         raise DeviceError("offload is for a GPU with a memory of its own, and this is none: leave --offload away")
     if compute.device.type == "cpu":
         keep_freed_memory()
-    if decoder is not None:
-        locate_decoder(decoder)  # before the model is loaded, which takes longer
+    # Before the model is loaded, which takes longer.
+    tiny = None if decoder is None else locate_decoder(decoder)
     location = locate(str(model), progress)
     placed = replace(compute, device=torch.device("cpu")) if offload else compute
     try:
@@ -171,8 +171,8 @@ def load(
         report=parts.report,
         lexicon=None if location.is_file else read_lexicon(location.path),
     )
-    if decoder is not None:
-        pipeline.tiny_decoder = load_tiny_decoder(decoder, parts.config, placed)
+    if tiny is not None:
+        pipeline.tiny_decoder = load_tiny_decoder(tiny, parts.config, placed)
     for file, scale in loras:
         name = load_lora(file, pipeline.networks, scale)
         for network in pipeline.networks.values():

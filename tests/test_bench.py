@@ -8,18 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from PIL import Image
 from reference import randn
 from torch import Tensor
-from toy import toy_pipeline
 
 from stablediff import RequestError
-from stablediff.bench import command, levers, worker
 from stablediff.bench import run as module
+from stablediff.bench import worker
 from stablediff.bench.engines import ENGINES, engine_class
 from stablediff.bench.gate import TOLERANCES, judge, relative_error
-from stablediff.bench.growth import Series, wishes_for
-from stablediff.bench.levers import picture_error
 from stablediff.bench.material import count_flops, make_material, read_material
 from stablediff.bench.report import markdown, write_report
 from stablediff.bench.results import collect
@@ -27,7 +23,6 @@ from stablediff.bench.run import Settings, read_result, run, turns
 from stablediff.bench.workloads import FULL, LANES, QUICK, Workload, choose_workloads
 from stablediff.cli import main
 from stablediff.device import cpu_computes_int8
-from stablediff.request import Request
 
 
 @pytest.fixture(autouse=True)
@@ -331,92 +326,3 @@ def test_reports_of_nothing_can_be_written(tmp_path: Path):
     run(replace(settings, engines=()), lambda _line: None)
     text = write_report(collect(settings), tmp_path / "report").read_text()
     assert "- stablediff: failed, it was not measured yet" in text
-
-
-# --- our own shortcuts -----------------------------------------------------------------------------------------------
-
-
-def test_shortcuts_are_measured_beside_the_plain_way(
-    tiny_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(levers, "can_compile", lambda _device: False)  # which takes a minute
-    folder = str(tiny_model("sd1").folder)
-    arguments = ["bench", "--levers", "--model", folder, "--steps", "6", "--rounds", "1", "--threads", "1"]
-    assert main([*arguments, "--out", str(tmp_path)]) == 0
-    report = Path(capsys.readouterr().out.strip())
-    assert report.parent == tmp_path
-    found = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))["levers"]
-    assert found["plain"]["times_faster"] == 1
-    assert found["plain"]["picture_error"] == 0
-    assert {"half the steps", "deep layers at 1 call of 2", "50% of the tokens merged"} <= set(found)
-    for name, figures in found.items():
-        assert figures["seconds"] > 0
-        assert figures["picture_error"] > 0 or not name.startswith("deep layers"), name
-    text = report.read_text(encoding="utf-8")
-    assert all(name in text for name in found)
-    assert (tmp_path / report.with_suffix(".png").name).is_file()
-
-
-def test_a_picture_that_is_two_off_has_an_error_of_two():
-    one, other = Image.new("RGB", (4, 4), (10, 10, 10)), Image.new("RGB", (4, 4), (12, 8, 10))
-    mean, rms = picture_error([one], [other])
-    assert math.isclose(mean, 4 / 3, rel_tol=1e-6)
-    assert math.isclose(rms, math.sqrt(8 / 3), rel_tol=1e-6)
-
-
-# --- how the time grows ----------------------------------------------------------------------------------------------
-
-
-def test_growth_is_measured_over_steps_size_and_pictures(
-    tiny_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    folder = str(tiny_model("sd1").folder)
-    arguments = ["bench", "--growth", "--model", folder, "--steps", "2", "--rounds", "1", "--threads", "1"]
-    assert main([*arguments, "--out", str(tmp_path)]) == 0
-    report = Path(capsys.readouterr().out.strip())
-    found = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))["series"]
-    assert [series["name"] for series in found] == ["steps", "size", "pictures"]
-    assert found[0]["across"] == [1, 2, 4, 8]
-    assert found[2]["across"] == [1, 2, 4]
-    for series in found:
-        assert len(series["seconds"]) == len(series["across"])
-        assert all(seconds > 0 for seconds in series["seconds"])
-    assert "| steps |" in report.read_text(encoding="utf-8")
-    with Image.open(report.with_suffix(".png")) as plot:
-        assert plot.width == 3 * plot.height * 360 // 320
-
-
-def test_what_is_drawn_for_growth_differs_in_one_thing_only():
-    pipeline = toy_pipeline()
-    plain = Request(num_steps=3, seed=1)
-    for name, _unit, wishes in wishes_for(pipeline, plain):
-        changed = {"steps": ("num_steps",), "size": ("width", "height"), "pictures": ("num_images",)}[name]
-        for _, request in wishes:
-            assert replace(request, **{field: getattr(plain, field) for field in changed}) == plain
-        amounts = [amount for amount, _ in wishes]
-        assert amounts == sorted(set(amounts))
-
-
-def test_a_straight_line_is_found_as_one():
-    straight = Series("steps", "steps", (1, 2, 4), (5.0, 7.0, 11.0))
-    assert straight.line == pytest.approx((3.0, 2.0))
-    assert straight.bend == pytest.approx(0.0, abs=1e-12)
-    square = Series("size", "megapixels", (1, 2, 4), (1.0, 4.0, 16.0))
-    assert square.power == pytest.approx(2.0)
-    assert square.bend > 0.05
-
-
-@pytest.mark.parametrize("report", ["--growth", "--levers", "--quick"])
-def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
-    report: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    for measure in ("measure_growth", "measure_levers", "run"):
-        monkeypatch.setattr(command, measure, lambda *_: pytest.fail("it began"))
-    (tmp_path / "file").write_text("")
-    assert main(["bench", report, "--report", str(tmp_path / "file")]) == 2
-    assert "file" in capfd.readouterr().err
-
-
-def test_two_reports_at_once_are_refused(capsys: pytest.CaptureFixture[str]):
-    assert main(["bench", "--growth", "--levers"]) == 2
-    assert "--levers and --growth are two reports: choose one of them" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from toy import draw, toy_pipeline
 
-from stablediff.checkpoints.tiny_decoder import load_tiny_decoder
+from stablediff.checkpoints.tiny_decoder import load_tiny_decoder, locate_decoder
 from stablediff.config import SD1, ModelConfig
 from stablediff.device import choose_compute
 from stablediff.errors import CheckpointError
@@ -48,7 +48,7 @@ def test_both_layouts_decode_as_the_reference_does(tmp_path: Path, settings: dic
     latents = 3 * randn(2, 4, 5, 6)
     expected = reference.decode(latents).sample
     for place in ("taesd", "own.safetensors", "both.safetensors"):
-        decoder = load_tiny_decoder(tmp_path / place, SD1, CPU)
+        decoder = load_tiny_decoder(locate_decoder(tmp_path / place), SD1, CPU)
         assert max_error(decoder.decode(latents), expected) <= 2 * TOLERANCE  # through all of its layers
 
 
@@ -56,7 +56,7 @@ def test_a_picture_is_drawn_with_it(tmp_path: Path):
     reference = save_taesd(tmp_path / "taesd", decoder_block_out_channels=(8, 8, 8, 8))
     toy = toy_pipeline()
     plain = draw(toy, seed=1)
-    toy.tiny_decoder = load_tiny_decoder(tmp_path / "taesd", toy.config, CPU)
+    toy.tiny_decoder = load_tiny_decoder(locate_decoder(tmp_path / "taesd"), toy.config, CPU)
     tiny = draw(toy, seed=1)
     assert tiny.images[0].size == plain.images[0].size
     assert tiny.images[0].tobytes() != plain.images[0].tobytes()
@@ -69,7 +69,7 @@ def test_a_picture_is_drawn_with_it(tmp_path: Path):
 
 def refused(place: Path | str, model: ModelConfig = SD1) -> str:
     with pytest.raises(CheckpointError) as info:
-        load_tiny_decoder(place, model, CPU)
+        load_tiny_decoder(locate_decoder(place), model, CPU)
     return str(info.value)
 
 
@@ -92,7 +92,7 @@ def test_other_files_are_refused_with_the_reason(tmp_path: Path):
 def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     save_taesd(tmp_path / "taesd")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert isinstance(load_tiny_decoder("~/taesd", SD1, CPU), TinyDecoder)
+    assert isinstance(load_tiny_decoder(locate_decoder("~/taesd"), SD1, CPU), TinyDecoder)
 
 
 def test_a_file_that_lacks_a_tensor_or_has_one_too_many_is_refused(tmp_path: Path):

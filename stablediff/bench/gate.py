@@ -28,7 +28,7 @@ def judge(outputs: Mapping[str, Tensor], reference: Mapping[str, Tensor], lane: 
         errors = {name: relative_error(outputs[name], reference[name]) for name in names}
         tolerance = TOLERANCES[lane]
     elif "picture" in outputs and "picture" in reference:
-        errors = {"picture": picture_error(outputs["picture"], reference["picture"])}
+        errors = {"picture": pixel_error(outputs["picture"], reference["picture"])}
         tolerance = PICTURE_TOLERANCES[lane]
     else:
         return Verdict(math.nan, "nothing to compare with", passed=False)
@@ -36,7 +36,7 @@ def judge(outputs: Mapping[str, Tensor], reference: Mapping[str, Tensor], lane: 
     return Verdict(errors[where], where, passed=errors[where] <= tolerance)
 
 
-def picture_error(found: Tensor, expected: Tensor) -> float:
+def pixel_error(found: Tensor, expected: Tensor) -> float:
     """The mean difference of pixels in [-1, 1]; infinite where shapes differ."""
     return (found - expected).abs().mean().item() if found.shape == expected.shape else math.inf
 

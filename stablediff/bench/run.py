@@ -88,9 +88,8 @@ def run(settings: Settings, say: Say) -> None:
             say(f"{workload.name}: measuring what this CPU can do")
             _process(settings, workload, "peaks", folder / "peaks.json")
         reference, wanted = read_tensors(folder / "reference.safetensors"), reference_of(settings, workload)
-        if not (read_result(folder / "reference.json") and reference) or wanted["draws_whole"] > (
-            "picture" in reference
-        ):
+        whole = "picture" in reference or not wanted["draws_whole"]
+        if not (read_result(folder / "reference.json") and reference and whole):
             say(f"{workload.name}: computing what all are compared with")
             _process(settings, workload, "reference", folder / "reference.json", wanted)
         if "openvino" in settings.engines and all(map(_installed, ENGINES["openvino"].needs)):

@@ -83,8 +83,7 @@ def _measure(spec: dict[str, Any]) -> dict[str, Any]:
     peak = _peak_rss()  # before what is done for the comparison alone
     if single:
         outputs |= _to_compare(engine, material)
-    save_file({name: tensor.contiguous() for name, tensor in outputs.items()}, spec["outputs"])
-    finite = all(bool(torch.isfinite(tensor).all()) for tensor in outputs.values())
+    finite = _save(outputs, spec["outputs"])
     forwards = len(times.forward) // len(totals)
     return {
         "status": "done" if finite else "failed",
@@ -110,10 +109,15 @@ def _reference(spec: dict[str, Any]) -> dict[str, Any]:
     if spec["draws_whole"]:
         ours: Any = engine_class("stablediff")(material, spec["lane"], spec["threads"])
         outputs["picture"] = ours.picture(seed=0)
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in outputs.values()):
+    if not _save(outputs, spec["outputs"]):
         raise ValueError(f"{spec['engine']} gave numbers that are not finite")
-    save_file({name: tensor.contiguous() for name, tensor in outputs.items()}, spec["outputs"])
     return {"engine": spec["engine"]}
+
+
+def _save(outputs: dict[str, Tensor], path: str) -> bool:
+    """-> whether they are all finite."""
+    save_file({name: tensor.contiguous() for name, tensor in outputs.items()}, path)
+    return all(bool(torch.isfinite(tensor).all()) for tensor in outputs.values())
 
 
 @torch.inference_mode()

@@ -21,13 +21,12 @@ _LAYER = re.compile(r"(\d{1,3})\.(.+)")
 
 
 def locate_decoder(name: str | Path) -> Location:
-    """Raises CheckpointError."""
+    """name: a .safetensors file, a folder that holds one, or a hub id. Raises CheckpointError."""
     return locate_weights(str(name), "decoder", "madebyollin/taesd/taesd_decoder.safetensors")
 
 
-def load_tiny_decoder(name: str | Path, model: ModelConfig, compute: Compute) -> TinyDecoder:
-    """name: a .safetensors file, a folder that holds one, or a hub id. Raises CheckpointError."""
-    location = locate_decoder(name)
+def load_tiny_decoder(location: Location, model: ModelConfig, compute: Compute) -> TinyDecoder:
+    """Raises CheckpointError."""
     try:
         files = [location.path] if location.is_file else weight_files(location.path, allow_pickle=False)
     except CheckpointError as error:

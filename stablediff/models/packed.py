@@ -47,7 +47,7 @@ class _Packed(FrozenLayer):
         if self._packed is None or self._size != size:
             self._packed, self._size = self.pack(self.weight.contiguous(), size), size
             self._dense = None
-            give_back()  # the dense weights of a whole network, left as holes, would double it
+            give_back()  # or the dense weights of a whole network stay as holes
         return self._packed
 
     def pack(self, weight: Tensor, size: torch.Size) -> Tensor:

@@ -72,7 +72,7 @@ def _normed_convolved(x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, cells: int
         first, last = max(top - 1, 0), min(bottom + 1, height)
         strip = F.silu(torch.addcmul(shift, x[:, :, first:last], scale).to(x.dtype), inplace=True)
         yield top, bottom, _convolve(strip, conv, first == top, last == bottom)
-        give_back(_HOLES)  # aligned blocks do not fit into the places of freed ones, not even of their own size
+        give_back(_HOLES)
 
 
 def _convolve(strip: Tensor, conv: nn.Conv2d, is_top: bool, is_bottom: bool) -> Tensor:

@@ -83,7 +83,7 @@ class DecoderBlock(nn.Module):
         for layer in (*self.resnets, *self.upsamplers):
             x = layer(x)
             if not torch.is_grad_enabled():
-                give_back()  # aligned blocks do not fit into the places of freed ones, not even of their own size
+                give_back()  # maps are large here
         return x
 
 

@@ -61,10 +61,7 @@ def fit(request: Request, pipeline: Pipeline, speed: Speed) -> Choice:
     if chosen is not None:
         plan = _plan(chosen, pipeline)
         seconds = seconds_for(plan, speed) or 0.0
-        note = _note(plan, budget, seconds)
-        if _steps(chosen) < fewest:
-            note += f"; so few steps rarely make a good picture, {fewest} would"
-        return Choice(chosen, seconds, note)
+        return Choice(chosen, seconds, _note(plan, budget, seconds, fewest))
     least = (seconds_for(_plan(smallest, pipeline, 1), speed) or 0.0) / _AIM
     raise RequestError(
         f"time_budget_s is {budget:g}, and one step takes about {least:.2g} s here, with the decoding: give more time, "
@@ -126,10 +123,10 @@ def _measure(plan: Plan, pipeline: Pipeline, speed: Speed, budget: float) -> Non
     speed.measure(pipeline, plan, again=call is not None and call < _CHEAP * budget)
 
 
-def _note(plan: Plan, budget: float, seconds: float) -> str:
+def _note(plan: Plan, budget: float, seconds: float, fewest: int) -> str:
     request = plan.request
     sampler = SAMPLERS[request.sampler].label
     steps = f"{request.num_steps} step{'s' if request.num_steps > 1 else ''}"
-    return (
-        f"for {budget:g} s: {steps} of {sampler} at {request.width}x{request.height}, which should take {seconds:.2g} s"
-    )
+    doubt = f"; so few steps rarely make a good picture, {fewest} would" if request.num_steps < fewest else ""
+    size = f"{request.width}x{request.height}"
+    return f"for {budget:g} s: {steps} of {sampler} at {size}, which should take {seconds:.2g} s{doubt}"
