@@ -4,20 +4,26 @@ import pytest
 import torch
 
 from stablediff import DeviceError
-from stablediff.device import Compute, choose_compute, cpu_computes_bfloat16
+from stablediff.device import Compute, _bfloat16_is_faster, choose_compute, cpu_computes_bfloat16
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch):
     """Pretends: `machine(cuda=2, mps=False, cpu={"avx512_bf16"})`."""
 
-    def pretend(cuda: int = 0, mps: bool = False, cpu: frozenset[str] | set[str] = frozenset()) -> None:
+    def pretend(
+        cuda: int = 0,
+        mps: bool = False,
+        cpu: frozenset[str] | set[str] = frozenset(),
+        bfloat16_is_faster: bool = True,
+    ) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "Pretended GPU")
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(cpu, True))
+        monkeypatch.setattr("stablediff.device._bfloat16_is_faster", lambda: bfloat16_is_faster)
 
     return pretend
 
@@ -25,8 +31,9 @@ def machine(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("has", "device", "dtype", "reason"),
     [
-        ({}, "cpu", torch.float32, "no bfloat16 arithmetic"),
-        ({"cpu": {"avx512"}}, "cpu", torch.float32, "no bfloat16 arithmetic"),
+        ({}, "cpu", torch.float32, "only emulates it"),
+        ({"cpu": {"avx512"}}, "cpu", torch.float32, "only emulates it"),
+        ({"cpu": {"avx512_bf16"}, "bfloat16_is_faster": False}, "cpu", torch.float32, "no faster than float32"),
         ({"cpu": {"avx512_bf16"}}, "cpu", torch.bfloat16, "this CPU computes it"),
         ({"cpu": {"amx_bf16"}}, "cpu", torch.bfloat16, "this CPU computes it"),
         ({"cpu": {"bf16"}}, "cpu", torch.bfloat16, "this CPU computes it"),
@@ -92,6 +99,28 @@ def test_unknown_precisions_are_refused_with_the_choices(machine, dtype: str):
     machine()
     with pytest.raises(DeviceError, match=r"is not known: choose one of float32, bfloat16, float16, int8, or auto"):
         choose_compute("cpu", dtype)
+
+
+def test_bfloat16_that_is_no_faster_can_be_asked_for(machine):
+    """It still takes half of the memory."""
+    machine(cpu={"avx512_bf16"}, bfloat16_is_faster=False)
+    compute = choose_compute("cpu", "bfloat16")
+    assert compute.dtype == torch.bfloat16
+    assert "as asked for, though this CPU multiplies it no faster than float32" in compute.reason
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_the_faster_precision_is_found_by_trying(monkeypatch, factor: float):
+    """On a clock that every product moves on."""
+    now = 0.0
+
+    def multiply(a: torch.Tensor, _b: torch.Tensor) -> None:
+        nonlocal now
+        now += 0.01 * (factor if a.dtype == torch.bfloat16 else 1)
+
+    monkeypatch.setattr(torch, "mm", multiply)
+    monkeypatch.setattr("stablediff.device.time.perf_counter", lambda: now)
+    assert _bfloat16_is_faster.__wrapped__() is (factor < 1)
 
 
 @pytest.mark.parametrize(("cpu", "emulated"), [(set(), True), ({"amx_bf16"}, False)])

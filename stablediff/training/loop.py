@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stablediff.device import cpu_computes_bfloat16
+from stablediff.device import bfloat16_pays
 from stablediff.errors import ConfigError, NumericalError, StableDiffError
 from stablediff.training import distributed
 from stablediff.training.average import Average
@@ -263,8 +263,8 @@ def _stop_asked() -> Iterator[_Flag]:
 
 
 def autocast(config: LoopConfig, device: torch.device) -> torch.autocast:
-    """bfloat16 where the device computes it, with the weights kept in float32."""
-    can = device.type == "cuda" or (device.type == "cpu" and cpu_computes_bfloat16())
+    """bfloat16 where the device computes it faster, with the weights kept in float32."""
+    can = device.type == "cuda" or (device.type == "cpu" and bfloat16_pays())
     wanted = config.precision == "bfloat16" or (config.precision == "auto" and can)
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
