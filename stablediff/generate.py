@@ -57,7 +57,8 @@ class Update:
     step: int
     total: int
     seconds_left: float | None = None  # of all that is to come, as far as it is known
-    memory: float | None = None  # the first one says how many bytes all of it will take, about
+    request: ResolvedRequest | None = None  # the first one says what will be drawn,
+    memory: float | None = None  # and how many bytes all of it will take, about
     sigma: float | None = None  # the noise level that was reached
     previews: tuple[Image.Image, ...] = ()
     images: tuple[Image.Image, ...] = ()  # those that are finished
@@ -111,7 +112,8 @@ def generate(
 
 def _draw(run: "_Run") -> Generator[Update | Result, None, Result]:
     resolved = run.request
-    yield Update("encode", 0, run.total, run.seconds_left(resolved.num_images), memory_for(run.work, run.pipeline))
+    left, memory = run.seconds_left(resolved.num_images), memory_for(run.work, run.pipeline)
+    yield Update("encode", 0, run.total, left, resolved, memory)
     try:
         yield from run.encode()
     except (RuntimeError, MemoryError) as error:

@@ -2,12 +2,14 @@
 
 import json
 import math
+import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from reference import randn
 from torch import Tensor
 
@@ -302,15 +304,32 @@ def test_the_command_leaves_tables_and_plots(tmp_path: Path, capfd: pytest.Captu
         (["--threads", "0"], "--threads is 0: choose 1 to 1000"),
         (["--workloads", " , "], "there is no workload ' , '"),
         (["--lanes", ","], "there is no lane ','"),
-        (
-            ["--growth", "--steps", "251"],
-            "--steps is 251: --growth draws with up to four times as many, choose 1 to 250",
-        ),
     ],
 )
 def test_wrong_words_are_refused(arguments: list[str], words: str, capfd: pytest.CaptureFixture[str]):
     assert main(["bench", "--quick", *arguments]) == 2
     assert words in capfd.readouterr().err
+
+
+def test_two_benches_do_not_share_a_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    arguments = ["bench", "--quick", "--workloads", "sd15", "--engines", "stablediff", "--out", str(tmp_path)]
+    with FileLock(tmp_path / ".lock"):
+        assert main(arguments) == 2
+    assert f"another bench is at work in {tmp_path}: wait for its end, or choose another" in capfd.readouterr().err
+    assert not (tmp_path / "sd15").exists()
+
+
+def test_an_engine_that_the_system_killed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = settings_for(tmp_path, "stablediff")
+    run(replace(settings, engines=()), lambda _line: None)
+    killed = SimpleNamespace(returncode=-signal.SIGKILL, stderr="")
+    monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=lambda *_arguments, **_options: killed))
+    run(settings, lambda _line: None)
+    (row,) = collect(settings)["rows"]
+    assert (row["status"], row["why"]) == (
+        "failed",
+        "it was killed, as the system does with what takes too much memory",
+    )
 
 
 def test_real_workloads_have_their_true_shapes():

@@ -26,7 +26,9 @@ def test_shortcuts_are_measured_beside_the_plain_way(
     folder = str(tiny_model("sd1").folder)
     arguments = ["bench", "--levers", "--model", folder, "--steps", "6", "--rounds", "1", "--threads", "1"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
-    report = Path(capsys.readouterr().out.strip())
+    out, progress = capsys.readouterr()
+    assert "half the steps, round 1 of 1: " in progress
+    report = Path(out.strip())
     assert report.parent == tmp_path
     found = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))["levers"]
     assert found["plain"]["times_faster"] == 1
@@ -56,7 +58,9 @@ def test_growth_is_measured_over_steps_size_and_pictures(
     folder = str(tiny_model("sd1").folder)
     arguments = ["bench", "--growth", "--model", folder, "--steps", "2", "--rounds", "1", "--threads", "1"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
-    report = Path(capsys.readouterr().out.strip())
+    out, progress = capsys.readouterr()
+    assert "8 steps: " in progress
+    report = Path(out.strip())
     found = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))["series"]
     assert [series["name"] for series in found] == ["steps", "size", "pictures"]
     assert found[0]["across"] == [1, 2, 4, 8]
@@ -98,6 +102,28 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
     (tmp_path / "file").write_text("")
     assert main(["bench", report, "--report", str(tmp_path / "file")]) == 2
     assert "file" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--levers", "--quick"], "--quick is an option of a comparison with others, not of --levers"),
+        (["--growth", "--engines", "stablediff"], "--engines is an option of a comparison with others"),
+        (["--growth", "--prompts", "1"], "--prompts is an option of --levers, not of --growth"),
+        (["--quick", "--model", "sticker"], "--model is an option of --levers and --growth, not of a comparison"),
+        (["--steps", "3"], "--steps is an option of --levers and --growth"),
+        (["--decoder", "tiny.safetensors"], "--decoder is an option of --levers"),
+    ],
+)
+def test_options_of_another_report_are_refused(options: list[str], told: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["bench", *options]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_more_steps_than_growth_can_quadruple_are_refused(capsys: pytest.CaptureFixture[str]):
+    assert main(["bench", "--growth", "--steps", "251"]) == 2
+    told = "--steps is 251: --growth draws with up to four times as many, choose 1 to 250"
+    assert told in capsys.readouterr().err
 
 
 def test_two_reports_at_once_are_refused(capsys: pytest.CaptureFixture[str]):

@@ -261,7 +261,7 @@ def test_the_module_runs_and_exits_with_the_code(tmp_path: Path):
         "-m", "stablediff", "generate", "a cat", "--steps", "0", cwd=tmp_path, stdout=subprocess.PIPE
     )
     out, err = process.communicate()
-    assert_refused(Outcome(process.returncode, out, err), "num_steps is 0: choose 1 to 1000")
+    assert_refused(Outcome(process.returncode, out, err), "--steps is 0: choose 1 to 1000")
 
 
 def test_importing_the_package_leaves_slow_libraries_alone():

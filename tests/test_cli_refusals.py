@@ -21,27 +21,27 @@ from stablediff.recipe import parse
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--steps", "0"], ["num_steps is 0", "choose 1 to 1000"]),
-        (["--steps", "-1"], ["num_steps is -1", "choose 1 to 1000"]),
-        (["--steps", "1000000"], ["num_steps is 1000000", "choose 1 to 1000"]),
+        (["--steps", "0"], ["--steps is 0", "choose 1 to 1000"]),
+        (["--steps", "-1"], ["--steps is -1", "choose 1 to 1000"]),
+        (["--steps", "1000000"], ["--steps is 1000000", "choose 1 to 1000"]),
         (["--steps", "abc"], ["--steps", "'abc' is not a whole number", "--help"]),
         (["--steps", "2.5"], ["--steps", "'2.5' is not a whole number"]),
         (["--steps"], ["--steps", "expected one argument"]),
-        (["--seconds", "0"], ["time_budget_s is 0", "choose a number of seconds above 0"]),
-        (["--seconds", "-5"], ["time_budget_s is -5"]),
-        (["--seconds", "nan"], ["time_budget_s is nan"]),
-        (["--seconds", "3600", "--steps", "1"], ["time_budget_s is 3600 with num_steps 1", "leave one of them away"]),
+        (["--seconds", "0"], ["--seconds is 0", "choose a number of seconds above 0"]),
+        (["--seconds", "-5"], ["--seconds is -5"]),
+        (["--seconds", "nan"], ["--seconds is nan"]),
+        (["--seconds", "3600", "--steps", "1"], ["--seconds is 3600 with --steps 1", "leave one of them away"]),
         (["--seconds", "soon"], ["--seconds", "'soon' is not a number"]),
         (["--quality", "great"], ["quality 'great' is not known", "draft, balanced, best"]),
         (["--size", "7x7"], ["width is 7", "choose 64 to 2048"]),
         (["--size", "100000x100000"], ["width is 100000", "choose 64 to 2048"]),
         (["--size", "65x64"], ["width is 65", "multiple of 8, such as 64 or 72"]),
         (["--size", "banana"], ["'banana' is not a size", "as 512x512"]),
-        (["--guidance", "nan"], ["guidance_scale is nan", "choose 0 to 100"]),
+        (["--guidance", "nan"], ["--guidance is nan", "choose 0 to 100"]),
         (["--guidance", "high"], ["--guidance", "'high' is not a number"]),
-        (["--guidance=-inf"], ["guidance_scale is -inf", "choose 0 to 100"]),
+        (["--guidance=-inf"], ["--guidance is -inf", "choose 0 to 100"]),
         (["--seed", "-1"], ["seed is -1", "choose 0 to"]),
-        (["--num-images", "65"], ["num_images is 65", "choose 1 to 64"]),
+        (["--num-images", "65"], ["--num-images is 65", "choose 1 to 64"]),
         (["--strength", "0"], ["strength is 0", "choose more than 0"]),
         (["--sampler", "magic"], ["sampler 'magic' is not known", "choose one of", "dpmpp_2m"]),
         (["--spacing", "wide"], ["spacing 'wide' is not known", "choose one of", "karras"]),
@@ -157,7 +157,7 @@ def test_impossible_places_are_refused_before_the_work(
 
 @pytest.mark.usefixtures("loaded")
 def test_a_budget_too_small_for_a_step_is_refused_in_a_line(run):
-    assert "time_budget_s is 1e-06, and one step takes about" in run("generate", "a cat", "--seconds", "1e-6").err
+    assert "--seconds is 1e-06, and one step takes about" in run("generate", "a cat", "--seconds", "1e-6").err
 
 
 @pytest.mark.usefixtures("loaded")
@@ -204,7 +204,7 @@ def test_a_full_disk_is_told_with_the_seed_that_was_drawn(run, tmp_path: Path):
         (["--init", "text.png"], ["cannot read the picture text.png", "PNG, JPEG or WebP"]),
         (["--init", "."], ["cannot read the picture .", "PNG, JPEG or WebP"]),
         (["--init", "bomb.png"], ["bomb.png has 10000 x 10000 pixels", "scale it down"]),
-        (["--mask", "good.png"], ["mask_image and no init_image", "give the picture"]),
+        (["--mask", "good.png"], ["--mask and no --init", "give the picture"]),
         (["--init", "good.png", "--mask", "text.png"], ["cannot read the picture text.png"]),
         (["--like", "good.png"], ["good.png holds no recipe"]),
         (["--like", "text.png"], ["text.png holds no recipe"]),

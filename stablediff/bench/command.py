@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from stablediff.bench.engines import ENGINES
 from stablediff.bench.growth import MOST_STEPS, measure_growth, write_growth
@@ -22,6 +23,12 @@ from stablediff.checkpoints.locate import DEFAULT_MODEL
 from stablediff.errors import RequestError
 from stablediff.request import Request
 
+# What belongs to one kind of report only: its names in the namespace, and how it is asked for.
+_SIDE_BY_SIDE = ("workloads", "engines", "lanes", "pictures", "quick", "fresh")
+_OWN = ("model", "steps")
+_LEVERS = ("decoder", "prompts")
+_PICTURES = 3
+
 
 def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_bench)
@@ -30,7 +37,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lanes", metavar="A,B", help=f"some of {', '.join(LANES)} (default: all)")
     parser.add_argument("--threads", type=int, default=_cores(), metavar="N", help="for every engine (default: cores)")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="processes an engine (default: 2)")
-    parser.add_argument("--pictures", type=int, default=3, metavar="N", help="warm ones a process (default: 3)")
+    parser.add_argument("--pictures", type=int, metavar="N", help=f"warm ones a process (default: {_PICTURES})")
     parser.add_argument("--quick", action="store_true", help="tiny networks: does it work? It says nothing about speed")
     parser.add_argument("--fresh", action="store_true", help="measure again what is there from before")
     parser.add_argument(
@@ -39,9 +46,9 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--growth", action="store_true", help="instead: how the time grows with steps, size and number of pictures"
     )
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="of --levers and --growth")
+    parser.add_argument("--model", help=f"of --levers and --growth (default: {DEFAULT_MODEL})")
     parser.add_argument("--decoder", metavar="FILE", help="of --levers: a tiny decoder for that model")
-    parser.add_argument("--prompts", type=int, default=len(PROMPTS), metavar="N", help="of --levers: so many")
+    parser.add_argument("--prompts", type=int, metavar="N", help=f"of --levers: so many (default: {len(PROMPTS)})")
     parser.add_argument("--steps", type=int, metavar="N", help="of --levers and --growth (default: the model's own)")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="models and results (default: runs/bench, or runs/bench-quick)"
@@ -59,11 +66,13 @@ def _cores() -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    for name in ("threads", "rounds", "pictures"):
-        if not 1 <= getattr(arguments, name) <= 1000:
-            raise RequestError(f"--{name} is {getattr(arguments, name)}: choose 1 to 1000")
     if arguments.levers and arguments.growth:
         raise RequestError("--levers and --growth are two reports: choose one of them")
+    _check_belongs(arguments)
+    for name in ("threads", "rounds", "pictures"):
+        number = getattr(arguments, name)
+        if number is not None and not 1 <= number <= 1000:
+            raise RequestError(f"--{name} is {number}: choose 1 to 1000")
     if arguments.levers or arguments.growth:
         return _own(arguments)
     out = arguments.out or Path("runs") / ("bench-quick" if arguments.quick else "bench")
@@ -75,16 +84,48 @@ def _bench(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         quick=arguments.quick,
         rounds=arguments.rounds,
-        pictures=arguments.pictures,
+        pictures=arguments.pictures or _PICTURES,
     )
     report = arguments.report or out / "report"
     _check_writable(report)
-    if arguments.fresh:
-        _forget(settings)
-    with _no_orphans():
-        run(settings, lambda line: print(line, file=sys.stderr, flush=True))
-    print(write_report(collect(settings), report))
+    with _alone(out), _no_orphans():
+        if arguments.fresh:
+            _forget(settings)
+        run(settings, _say)
+        print(write_report(collect(settings), report))
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _check_belongs(arguments: argparse.Namespace) -> None:
+    """Raises RequestError for an option that this report would not heed."""
+    foreign = {**dict.fromkeys(_OWN, "--levers and --growth"), **dict.fromkeys(_LEVERS, "--levers")}
+    report = "a comparison with others"
+    if arguments.levers or arguments.growth:
+        report = "--levers" if arguments.levers else "--growth"
+        foreign = dict.fromkeys(_SIDE_BY_SIDE, "a comparison with others")
+        foreign |= {} if arguments.levers else dict.fromkeys(_LEVERS, "--levers")
+    for name, owner in foreign.items():
+        if getattr(arguments, name) not in (None, False):
+            raise RequestError(f"--{name} is an option of {owner}, not of {report}: leave one of them away")
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Two at once would disturb each other's times, and write into each other's files. Raises RequestError, OSError."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RequestError(f"another bench is at work in {out}: wait for its end, or choose another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_writable(folder: Path) -> None:
@@ -109,22 +150,23 @@ def _no_orphans() -> Iterator[None]:
 
 def _own(arguments: argparse.Namespace) -> int:
     """This package alone: its shortcuts, or how its time grows."""
-    if not 1 <= arguments.prompts <= len(PROMPTS):
-        raise RequestError(f"--prompts is {arguments.prompts}: choose 1 to {len(PROMPTS)}")
+    prompts = len(PROMPTS) if arguments.prompts is None else arguments.prompts
+    if not 1 <= prompts <= len(PROMPTS):
+        raise RequestError(f"--prompts is {prompts}: choose 1 to {len(PROMPTS)}")
     if arguments.growth and (arguments.steps or 1) > MOST_STEPS:
         raise RequestError(
             f"--steps is {arguments.steps}: --growth draws with up to four times as many, choose 1 to {MOST_STEPS}"
         )
     torch.set_num_threads(arguments.threads)
     plain = Request(num_steps=arguments.steps)
-    model, rounds, threads = arguments.model, arguments.rounds, arguments.threads
+    model, rounds, threads = arguments.model or DEFAULT_MODEL, arguments.rounds, arguments.threads
     out = arguments.report or arguments.out or Path("runs/bench/report")
     _check_writable(out)
     if arguments.growth:
-        pipeline, series = measure_growth(model, plain, rounds)
+        pipeline, series = measure_growth(model, plain, rounds, _say)
         print(write_growth(pipeline, plain, series, out, threads))
     else:
-        pipeline, levers = measure_levers(model, plain, rounds, arguments.decoder, PROMPTS[: arguments.prompts])
+        pipeline, levers = measure_levers(model, plain, rounds, _say, arguments.decoder, PROMPTS[:prompts])
         print(write_levers(pipeline, plain, levers, out, threads))
     return 0
 

@@ -9,6 +9,7 @@ from statistics import median
 
 from PIL import Image, ImageDraw, ImageFont
 
+from stablediff.bench.workloads import Say
 from stablediff.evaluation.setting import table
 from stablediff.generate import Result, generate
 from stablediff.pipeline import Pipeline, load
@@ -65,12 +66,15 @@ def wishes_for(pipeline: Pipeline, plain: Request) -> Iterator[tuple[str, str, l
     yield "pictures", "pictures", [(float(number), replace(plain, num_images=number)) for number in _PICTURES]
 
 
-def measure_growth(model: str, plain: Request, rounds: int) -> tuple[Pipeline, list[Series]]:
+def measure_growth(model: str, plain: Request, rounds: int, say: Say) -> tuple[Pipeline, list[Series]]:
     """Every request is drawn once to warm up and then `rounds` times. Raises CheckpointError."""
     pipeline = load(model)
     found = []
     for name, unit, wishes in wishes_for(pipeline, replace(plain, prompt=_PROMPT, seed=_SEED)):
-        times = [median([_draw(pipeline, wish) for _ in range(1 + rounds)][1:]) for _, wish in wishes]
+        times = []
+        for amount, wish in wishes:
+            times.append(median([_draw(pipeline, wish) for _ in range(1 + rounds)][1:]))
+            say(f"{amount:.3g} {unit}: {times[-1]:.3g} s")
         found.append(Series(name, unit, tuple(amount for amount, _ in wishes), tuple(times)))
     return pipeline, found
 

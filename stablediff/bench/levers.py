@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from stablediff.bench.workloads import Say
 from stablediff.device import cpu_computes_int8
 from stablediff.diffusion.spacing import step_sigmas
 from stablediff.evaluation.setting import table
@@ -76,7 +77,7 @@ def levers_for(pipeline: Pipeline, plain: Request, decoder: str | None) -> list[
 
 
 def measure_levers(
-    model: str, plain: Request, rounds: int, decoder: str | None = None, prompts: Sequence[str] = PROMPTS
+    model: str, plain: Request, rounds: int, say: Say, decoder: str | None = None, prompts: Sequence[str] = PROMPTS
 ) -> tuple[Pipeline, dict[str, Measured]]:
     """Every lever draws every prompt `rounds` times, after a round to warm up. Raises CheckpointError."""
     first = load(model)
@@ -92,6 +93,7 @@ def measure_levers(
                 foretold, result = _draw(pipelines[lever.name], request, speeds[lever.name])
                 if number == 0:
                     measured.first = result.seconds["total"]
+                    say(f"{lever.name}: {measured.first:.3g} s, cold")
                     continue
                 measured.seconds.append(result.seconds["total"])
                 measured.foretold.append(foretold)
@@ -99,6 +101,8 @@ def measure_levers(
                 measured.decode.append(result.seconds["decode"])
                 if number == 1:
                     measured.pictures.append(over_white(result.images[0]))
+            if number:
+                say(f"{lever.name}, round {number} of {rounds}: {median(measured.seconds):.3g} s a picture")
     return first, found
 
 

@@ -3,9 +3,10 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,11 @@ from torch import Tensor
 
 from stablediff.bench.engines import ENGINES
 from stablediff.bench.material import is_made
-from stablediff.bench.workloads import Workload
+from stablediff.bench.workloads import Say, Workload
 from stablediff.device import cpu_computes_bfloat16
 from stablediff.errors import RequestError
 from stablediff.files import write_whole
 from stablediff.version import __version__
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -167,6 +166,8 @@ def _process(
         return None
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     why = lines[-1].strip()[:300] if lines else f"it ended with {done.returncode}"
+    if done.returncode == -signal.SIGKILL:
+        why = "it was killed, as the system does with what takes too much memory"
     if task in ("peaks", "material", "reference"):
         raise RequestError(f"the bench cannot begin: {why}")
     return why

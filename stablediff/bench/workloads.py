@@ -1,12 +1,14 @@
 """What is measured: models at their true shapes (the speed does not depend on the weights), and what to draw."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from stablediff.checkpoints.locate import BUNDLED
 from stablediff.config import SD1, SD2, SDXL, CLIPConfig, ModelConfig, UNetConfig, VAEConfig
 from stablediff.errors import RequestError
 
+Say = Callable[[str], None]  # how a bench tells where it is
 LANES = ("float32", "bfloat16", "int8")  # never mixed
 PROMPT = "a lighthouse at dusk, oil on canvas"  # of engines that only draw whole pictures
 
