@@ -90,9 +90,9 @@ def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch, sticker: Pipeline) -> Pipeline:
     """The bundled model, already in memory."""
-    from stablediff import cli
+    from stablediff import drawing
 
-    monkeypatch.setattr(cli, "load", lambda *_, **__: sticker)
+    monkeypatch.setattr(drawing, "load", lambda *_, **__: sticker)
     return sticker
 
 

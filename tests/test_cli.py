@@ -15,7 +15,7 @@ from command_line import QUICK, Outcome, assert_refused, subprocess_of
 from PIL import Image
 from toy import count_calls, toy_pipeline
 
-from stablediff import CheckpointError, Pipeline, Update, cli, load
+from stablediff import CheckpointError, Pipeline, Update, drawing, load
 from stablediff.checkpoints.lora import save_lora
 from stablediff.images import read_parameters
 from stablediff.models.lora import attach_lora
@@ -141,7 +141,7 @@ def test_the_device_and_the_precision_reach_the_model(run, monkeypatch: pytest.M
         asked.update(options, model=model)
         raise CheckpointError("enough")
 
-    monkeypatch.setattr(cli, "load", load)
+    monkeypatch.setattr(drawing, "load", load)
     options = ["--device", "cpu", "--dtype", "bf16", "--prediction", "sample", "--allow-pickle", "--lora", "C:x:0.5"]
     options += ["--decoder", "taesd", "--compile", "--offload"]
     assert_refused(run("generate", "a cat", "--model", "m", *options), "enough")
@@ -154,7 +154,7 @@ def test_the_device_and_the_precision_reach_the_model(run, monkeypatch: pytest.M
 def test_notes_of_the_work_are_shown(run, monkeypatch: pytest.MonkeyPatch):
     pipeline = toy_pipeline()
     pipeline.unet.register_forward_pre_hook(_short_of_memory)
-    monkeypatch.setattr(cli, "load", lambda *_, **__: pipeline)
+    monkeypatch.setattr(drawing, "load", lambda *_, **__: pipeline)
     outcome = run("generate", "a cat", "--num-images", "2", "--out", "y.png")
     assert outcome.code == 0
     assert "note: memory was short: 1 picture(s) at a time" in outcome.err.splitlines()
@@ -195,7 +195,7 @@ def test_names_that_the_terminal_cannot_show_do_no_harm(run, monkeypatch: pytest
 
 
 def test_ctrl_c_keeps_what_is_finished(run, loaded: Pipeline, monkeypatch: pytest.MonkeyPatch):
-    draw = cli.generate
+    draw = drawing.generate
 
     def interrupted(*arguments: Any, **options: Any):
         for event in draw(*arguments, **options):
@@ -203,7 +203,7 @@ def test_ctrl_c_keeps_what_is_finished(run, loaded: Pipeline, monkeypatch: pytes
                 signal.raise_signal(signal.SIGINT)
             yield event
 
-    monkeypatch.setattr(cli, "generate", interrupted)
+    monkeypatch.setattr(drawing, "generate", interrupted)
     monkeypatch.setattr(plan, "_CELLS_AT_ONCE", {"cpu": 4})  # one at a time
     former = signal.getsignal(signal.SIGINT)
     with count_calls(loaded.unet) as calls:
@@ -220,7 +220,7 @@ def test_a_second_ctrl_c_breaks_off(run, monkeypatch: pytest.MonkeyPatch):
         signal.raise_signal(signal.SIGINT)
         yield
 
-    monkeypatch.setattr(cli, "generate", stuck)
+    monkeypatch.setattr(drawing, "generate", stuck)
     outcome = run("generate", "a cat")
     assert (outcome.code, outcome.out) == (130, "")
     assert outcome.err.splitlines()[-1] == "stablediff: interrupted"
@@ -276,10 +276,10 @@ def test_importing_the_package_leaves_slow_libraries_alone():
 def test_the_bar_shows_the_time_that_is_left_with_decoding(run, monkeypatch: pytest.MonkeyPatch):
     shown: list[str] = []
 
-    class Bar(cli.tqdm):
+    class Bar(drawing.tqdm):
         def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:  # noqa: ARG002
             shown.append(s)
 
-    monkeypatch.setattr(cli, "tqdm", Bar)
+    monkeypatch.setattr(drawing, "tqdm", Bar)
     assert run("generate", "a cat", *QUICK, "--steps", "4", "--out", "cat.png").code == 0
     assert re.fullmatch(r"about [\d.]+ s left", shown[-2]), shown
