@@ -98,6 +98,11 @@ def cpu_computes_bfloat16() -> bool:
     return any(capabilities.get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
+def has_matrix_unit() -> bool:
+    """Whether the CPU multiplies whole tiles (AMX)."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
 @cache
 def _bfloat16_is_faster() -> bool:
     """By trying, in some hundredths of a second, because the instructions alone do not tell: AMD's Zen 4 and 5 multiply

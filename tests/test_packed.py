@@ -49,6 +49,18 @@ def test_a_linear_layer_stays_the_same_at_every_size(dtype: torch.dtype, bias: b
             assert max_error(packed(x).float(), plain(x).float()) <= (TOLERANCE if dtype == torch.float32 else 2**-7)
 
 
+@pytest.mark.parametrize(("matrix_unit", "times"), [(False, 3), (True, 5)])
+def test_a_layout_serves_half_and_twice_the_rows(matrix_unit: bool, times: int, monkeypatch: pytest.MonkeyPatch):
+    """Guidance begins and ends within a picture. Matrix units were not tried, and get a layout for each size."""
+    monkeypatch.setattr("stablediff.models.packed.has_matrix_unit", lambda: matrix_unit)
+    packed = PackedLinear(layer(nn.Linear))
+    pack_, layouts = packed.pack, []
+    monkeypatch.setattr(packed, "pack", lambda weight, size: layouts.append(size) or pack_(weight, size))
+    for size in ((2, 9, 80), (1, 9, 80), (2, 9, 80), (2, 10, 80), (8, 10, 80)):
+        packed(randn(*size))
+    assert len(layouts) == times
+
+
 @pytest.mark.parametrize("used", [False, True])
 def test_weights_come_out_as_they_went_in(used: bool):
     network = nn.Sequential(layer(nn.Conv2d, kernel_size=3), nn.Flatten(2), nn.Linear(10, 10)).requires_grad_(False)
@@ -89,8 +101,9 @@ def test_nothing_falls_back_to_a_kernel_of_last_resort(dtype: str):
     script = (
         "from stablediff import Request, generate, load\n"
         f"pipeline = load(dtype={dtype!r})\n"
-        "for width, height in ((512, 512), (256, 384), (512, 512), (640, 512)):\n"
-        "    list(generate(pipeline, Request('fox', num_steps=1, width=width, height=height)))\n"
+        "for width, height, guidance in ((512, 512, 1), (512, 512, 2), (256, 384, 2), (512, 512, 1), (640, 512, 2)):\n"
+        "    wish = Request('fox', num_steps=1, guidance_scale=guidance, width=width, height=height)\n"
+        "    list(generate(pipeline, wish))\n"
     )
     environment = {**os.environ, "ONEDNN_VERBOSE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)

@@ -63,7 +63,7 @@ def levers_for(pipeline: Pipeline, plain: Request, decoder: str | None) -> list[
     levers = [
         PLAIN,
         Lever("half the steps", {"num_steps": max(steps // 2, 1)}),
-        Lever(f"guidance at σ {middle[0]:.2g} to {middle[1]:.2g} only", {"guidance_interval": middle}),
+        Lever(f"guidance at noise levels {middle[0]:.2g} to {middle[1]:.2g} only", {"guidance_interval": middle}),
         *(Lever(f"deep layers at 1 call of {n}", {"cache_interval": n}) for n in (2, 3, 5)),
         *(Lever(f"{share:.0%} of the tokens merged", {"merged_tokens": share}) for share in (0.25, 0.5)),
     ]

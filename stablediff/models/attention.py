@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stablediff.device import bfloat16_pays
+from stablediff.device import bfloat16_pays, has_matrix_unit
 
 # Tokens up to which training on a CPU does without the fused kernel, whose way back is several times slower there
 # (`python tools/attention_speed.py`). With more tokens the scores would need too much memory.
@@ -51,8 +51,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False) ->
 @functools.cache
 def strips_are_faster() -> bool:
     """Where bfloat16 pays without a matrix unit: torch's fused kernel is no faster there than in float32."""
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16")) and not has.get("amx_bf16") and bfloat16_pays()
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16")) and not has_matrix_unit() and bfloat16_pays()
 
 
 def attention_in_strips(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False) -> Tensor:

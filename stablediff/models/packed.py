@@ -1,7 +1,7 @@
 """Weights laid out once as a CPU's kernels want them. Torch does so at every call, for what it gets could have changed.
 
 The same numbers; only in float32 the order of some sums is another one. The best layout depends on the size of what
-comes in, and a wrong one can be twenty times slower: a new size lays them out anew, which is as much as torch does.
+comes in, and a wrong one can be twenty times slower: another size lays them out anew, which is as much as torch does.
 """
 
 import platform
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stablediff.device import has_matrix_unit
 from stablediff.heap import give_back
 from stablediff.models.frozen import FrozenLayer, exchange
 
@@ -44,11 +45,20 @@ class _Packed(FrozenLayer):
         return {**self.__dict__, "_dense": self.weight, "_packed": None, "_size": None}
 
     def packed_for(self, size: torch.Size) -> Tensor:
-        if self._packed is None or self._size != size:
+        if self._packed is None or not self._fits(size):
             self._packed, self._size = self.pack(self.weight.contiguous(), size), size
             self._dense = None
             give_back()  # or the dense weights of a whole network stay as holes
         return self._packed
+
+    def _fits(self, size: torch.Size) -> bool:
+        """Whether the layout serves this size as well: with half or twice the rows it does, as where guidance begins
+        and ends. Not taken for granted of matrix units, where this was not tried."""
+        packed = self._size
+        assert packed is not None
+        if size == packed or has_matrix_unit():
+            return size == packed
+        return size[1:] == packed[1:] and max(size[0], packed[0]) <= 2 * min(size[0], packed[0])
 
     def pack(self, weight: Tensor, size: torch.Size) -> Tensor:
         raise NotImplementedError

@@ -1,7 +1,7 @@
 """The decoder a strip of rows at a time: the same picture in less memory.
 
 A convolution needs one row beyond its strip. Group norms look at the whole map, so their statistics are taken first,
-over all strips. At its peak there are four maps of the finest level, where the plain way has six.
+over all strips. At its peak there are four maps of the finest level, where the plain way has five.
 """
 
 from collections.abc import Iterator

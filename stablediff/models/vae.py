@@ -1,7 +1,8 @@
 """The autoencoder: pictures (B,C,H,W) in [-1, 1] <-> latents (B,L,h,w) of about unit variance."""
 
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from stablediff.config import VAEConfig
 from stablediff.heap import give_back
 from stablediff.models.fold import FoldedUpsample
-from stablediff.models.layers import Attention, Downsample, ResnetBlock, silu_
+from stablediff.models.layers import Attention, Downsample, ResnetBlock, add_, silu_
 
 _EPS = 1e-6  # the U-Net's residual blocks use 1e-5
 
@@ -34,8 +35,23 @@ class SpatialAttention(Attention):
         return x + super().forward(tokens, context).transpose(1, 2).unflatten(2, x.shape[-2:])
 
 
-def _resnet(in_ch: int, out_ch: int, config: VAEConfig) -> ResnetBlock:
-    return ResnetBlock(in_ch, out_ch, None, norm_groups=config.norm_groups, norm_eps=_EPS)
+class VAEResnet(ResnetBlock):
+    """A resnet block without a time embedding, on maps that may be large: (B,C,h,w) -> (B,D,h,w)."""
+
+    def __init__(self, in_ch: int, out_ch: int, config: VAEConfig) -> None:
+        super().__init__(in_ch, out_ch, None, norm_groups=config.norm_groups, norm_eps=_EPS)
+
+    def forward(self, x: Tensor, time_emb: Tensor | None = None) -> Tensor:  # noqa: ARG002 (there is none)
+        h = self.conv1(silu_(self.norm1(x)))
+        _tidy()
+        h = self.conv2(silu_(self.norm2(h)))
+        return add_(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+def _tidy() -> None:
+    """Hands freed maps back, unless they are needed again at once, for learning."""
+    if not torch.is_grad_enabled():
+        give_back()
 
 
 class MidBlock(nn.Module):
@@ -43,7 +59,7 @@ class MidBlock(nn.Module):
 
     def __init__(self, channels: int, config: VAEConfig) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList([_resnet(channels, channels, config) for _ in range(2)])
+        self.resnets = nn.ModuleList([VAEResnet(channels, channels, config) for _ in range(2)])
         self.attentions = nn.ModuleList(
             [SpatialAttention(channels, config.norm_groups)] if config.mid_attention else []
         )
@@ -61,7 +77,7 @@ class EncoderBlock(nn.Module):
     def __init__(self, in_ch: int, out_ch: int, config: VAEConfig, *, is_last: bool) -> None:
         super().__init__()
         widths = [in_ch] + [out_ch] * config.num_resnets
-        self.resnets = nn.ModuleList(_resnet(a, b, config) for a, b in pairwise(widths))
+        self.resnets = nn.ModuleList(VAEResnet(a, b, config) for a, b in pairwise(widths))
         self.downsamplers = nn.ModuleList([] if is_last else [Downsample(out_ch, asymmetric=True)])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,15 +92,12 @@ class DecoderBlock(nn.Module):
     def __init__(self, in_ch: int, out_ch: int, config: VAEConfig, *, is_last: bool) -> None:
         super().__init__()
         widths = [in_ch] + [out_ch] * (config.num_resnets + 1)
-        self.resnets = nn.ModuleList(_resnet(a, b, config) for a, b in pairwise(widths))
+        self.resnets = nn.ModuleList(VAEResnet(a, b, config) for a, b in pairwise(widths))
         self.upsamplers = nn.ModuleList([] if is_last else [FoldedUpsample(out_ch)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in (*self.resnets, *self.upsamplers):
-            x = layer(x)
-            if not torch.is_grad_enabled():
-                give_back()  # maps are large here
-        return x
+    def layers(self) -> Iterator[nn.Module]:
+        """In their order. Called from outside, so that nobody keeps what came in until the last one is done."""
+        yield from (*self.resnets, *self.upsamplers)
 
 
 class Encoder(nn.Module):
@@ -125,7 +138,9 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid_block(self.conv_in(x))
         for block in self.up_blocks:
-            x = block(x)
+            for layer in cast(DecoderBlock, block).layers():
+                x = layer(x)
+                _tidy()
         return self.conv_out(silu_(self.conv_norm_out(x)))
 
 
