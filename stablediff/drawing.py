@@ -138,8 +138,9 @@ def _request(arguments: argparse.Namespace) -> Request:
 
 
 def _in_options(error: RequestError) -> RequestError:
-    """The same refusal in the words of the command line."""
-    return RequestError(re.sub(r"\b[a-z]+(?:_[a-z]+)+\b", lambda found: _OPTIONS.get(found[0], found[0]), str(error)))
+    """The same refusal in the words of the command line; what it quotes stays as it is."""
+    field = r"(?<![\w'\"])[a-z]+(?:_[a-z]+)+(?![\w'\"])"
+    return RequestError(re.sub(field, lambda found: _OPTIONS.get(found[0], found[0]), str(error)))
 
 
 def _check_out(out: Path) -> None:

@@ -207,7 +207,7 @@ def test_a_run_that_was_broken_off_goes_on(tmp_path: Path):
     assert ours.path(tmp_path).read_text() == kept
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"status": "done", "warm": [1]}'])
 def test_a_result_that_was_cut_off_is_made_again(text: str, tmp_path: Path):
     settings = settings_for(tmp_path, "stablediff")
     run(settings, lambda _line: None)
@@ -227,11 +227,17 @@ def test_one_lane_alone_has_something_to_be_compared_with(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("damage", ["cut off", "gone"])
-@pytest.mark.parametrize("name", ["stablediff-float32-0", "reference", "flops", "peaks", "material/done"])
+@pytest.mark.parametrize(
+    "name",
+    ["stablediff-float32-0", "reference", "flops", "peaks", "material/done", "material/inputs", "material/model/unet"],
+)
 def test_what_was_damaged_since_is_made_again(name: str, damage: str, tmp_path: Path):
     settings = settings_for(tmp_path, "stablediff")
     run(settings, lambda _line: None)
-    path = tmp_path / "sd15" / f"{name}.{'safetensors' if name in ('stablediff-float32-0', 'reference') else 'json'}"
+    folder = tmp_path / "sd15"
+    path = folder / f"{name}.{'json' if name in ('flops', 'peaks', 'material/done') else 'safetensors'}"
+    if name == "material/model/unet":
+        path = folder / name / "diffusion_pytorch_model.safetensors"
     path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:20])
     run(settings, lambda _line: None)
     (row,) = collect(settings)["rows"]
@@ -309,6 +315,26 @@ def test_the_command_leaves_tables_and_plots(tmp_path: Path, capfd: pytest.Captu
 def test_wrong_words_are_refused(arguments: list[str], words: str, capfd: pytest.CaptureFixture[str]):
     assert main(["bench", "--quick", *arguments]) == 2
     assert words in capfd.readouterr().err
+
+
+def test_what_is_valid_and_says_nothing_is_measured_again(tmp_path: Path):
+    settings = settings_for(tmp_path, "stablediff")
+    run(settings, lambda _line: None)
+    for name in ("flops", "peaks"):
+        (tmp_path / "sd15" / f"{name}.json").write_text('{"x": 1}')
+    run(settings, lambda _line: None)
+    (row,) = collect(settings)["rows"]
+    assert row["share"] > 0
+
+
+@pytest.mark.parametrize("option", ["--out", "--report"])
+def test_places_that_cannot_be_written_are_named(option: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    (tmp_path / "file").write_text("")
+    assert main(["bench", "--quick", "--out", str(tmp_path / "out"), option, str(tmp_path / "file")]) == 2
+    assert f"cannot write {option} {tmp_path / 'file'}" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["bench", "--quick", option, ""])
+    assert "an empty name is no folder" in capfd.readouterr().err
 
 
 def test_two_benches_do_not_share_a_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

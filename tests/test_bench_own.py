@@ -120,6 +120,12 @@ def test_options_of_another_report_are_refused(options: list[str], told: str, ca
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("report", ["--growth", "--levers"])
+def test_steps_are_called_as_they_were_typed(report: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["bench", report, "--steps", "0"]) == 2
+    assert "--steps is 0: choose 1 to 1000" in capsys.readouterr().err
+
+
 def test_more_steps_than_growth_can_quadruple_are_refused(capsys: pytest.CaptureFixture[str]):
     assert main(["bench", "--growth", "--steps", "251"]) == 2
     told = "--steps is 251: --growth draws with up to four times as many, choose 1 to 250"

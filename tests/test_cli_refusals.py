@@ -22,6 +22,7 @@ from stablediff.recipe import parse
     ("arguments", "words"),
     [
         (["--steps", "0"], ["--steps is 0", "choose 1 to 1000"]),
+        (["--sampler", "num_steps"], ["sampler 'num_steps' is not known"]),
         (["--steps", "-1"], ["--steps is -1", "choose 1 to 1000"]),
         (["--steps", "1000000"], ["--steps is 1000000", "choose 1 to 1000"]),
         (["--steps", "abc"], ["--steps", "'abc' is not a whole number", "--help"]),

@@ -212,6 +212,19 @@ def test_a_machine_that_got_slower_is_known_the_next_time(toy: Pipeline, monkeyp
     assert last.request.num_steps < first.request.num_steps
 
 
+@pytest.mark.parametrize("first_budget", [30.0, 400.0])
+def test_a_busy_hour_is_forgotten(first_budget: float, monkeypatch: pytest.MonkeyPatch):
+    """Measured when others were at work, forty times slower: at most two runs later all is as if it had not been."""
+    pipeline = larger_toy()
+    with machine(pipeline, monkeypatch, cell=4e-3, decoder_cell=8e-3) as clock:
+        run(pipeline, clock, time_budget_s=first_budget)
+        clock.cell, clock.decoder_cell = 1e-4, 2e-4
+        for _ in range(3):
+            result, seconds = run(pipeline, clock, time_budget_s=12)
+    assert (result.request.width, result.request.num_steps) == (256, 40)
+    assert seconds <= 1.15 * 12
+
+
 def test_what_was_chosen_is_in_the_recipe_and_draws_the_same_again(toy: Pipeline, monkeypatch: pytest.MonkeyPatch):
     with machine(toy, monkeypatch, cell=2e-3) as clock:
         result, _ = run(toy, clock, time_budget_s=4, seed=3)

@@ -21,7 +21,7 @@ from stablediff.bench.run import Settings, read_result, run, turns
 from stablediff.bench.workloads import FULL, LANES, choose_workloads
 from stablediff.checkpoints.locate import DEFAULT_MODEL
 from stablediff.errors import RequestError
-from stablediff.request import Request
+from stablediff.request import MAX_STEPS, Request
 
 # What belongs to one kind of report only: its names in the namespace, and how it is asked for.
 _SIDE_BY_SIDE = ("workloads", "engines", "lanes", "pictures", "quick", "fresh")
@@ -51,14 +51,20 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=int, metavar="N", help=f"of --levers: so many (default: {len(PROMPTS)})")
     parser.add_argument("--steps", type=int, metavar="N", help="of --levers and --growth (default: the model's own)")
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="models and results (default: runs/bench, or runs/bench-quick)"
+        "--out", type=_folder, metavar="FOLDER", help="models and results (default: runs/bench, or runs/bench-quick)"
     )
     parser.add_argument(
         "--report",
-        type=Path,
+        type=_folder,
         metavar="FOLDER",
         help="the tables and plots (default: OUT/report; of --levers and --growth OUT)",
     )
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name is no folder: write one, as runs/bench")
+    return Path(text)
 
 
 def _cores() -> int:
@@ -87,7 +93,8 @@ def _bench(arguments: argparse.Namespace) -> int:
         pictures=arguments.pictures or _PICTURES,
     )
     report = arguments.report or out / "report"
-    _check_writable(report)
+    _check_writable(out, "--out")
+    _check_writable(report, "--report")
     with _alone(out), _no_orphans():
         if arguments.fresh:
             _forget(settings)
@@ -116,7 +123,7 @@ def _check_belongs(arguments: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Two at once would disturb each other's times, and write into each other's files. Raises RequestError, OSError."""
-    out.mkdir(parents=True, exist_ok=True)
+    _check_writable(out, "--out or --report")
     lock = FileLock(out / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -128,10 +135,13 @@ def _alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _check_writable(folder: Path) -> None:
-    """Raises OSError now, and not after hours."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
+def _check_writable(folder: Path, option: str) -> None:
+    """Raises RequestError now, and not after hours."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise RequestError(f"cannot write {option} {folder}: {error.strerror}. Choose another place") from error
 
 
 @contextlib.contextmanager
@@ -157,17 +167,19 @@ def _own(arguments: argparse.Namespace) -> int:
         raise RequestError(
             f"--steps is {arguments.steps}: --growth draws with up to four times as many, choose 1 to {MOST_STEPS}"
         )
+    if arguments.steps is not None and not 1 <= arguments.steps <= MAX_STEPS:
+        raise RequestError(f"--steps is {arguments.steps}: choose 1 to {MAX_STEPS}")
     torch.set_num_threads(arguments.threads)
     plain = Request(num_steps=arguments.steps)
     model, rounds, threads = arguments.model or DEFAULT_MODEL, arguments.rounds, arguments.threads
     out = arguments.report or arguments.out or Path("runs/bench/report")
-    _check_writable(out)
-    if arguments.growth:
-        pipeline, series = measure_growth(model, plain, rounds, _say)
-        print(write_growth(pipeline, plain, series, out, threads))
-    else:
-        pipeline, levers = measure_levers(model, plain, rounds, _say, arguments.decoder, PROMPTS[:prompts])
-        print(write_levers(pipeline, plain, levers, out, threads))
+    with _alone(out):
+        if arguments.growth:
+            pipeline, series = measure_growth(model, plain, rounds, _say)
+            print(write_growth(pipeline, plain, series, out, threads))
+        else:
+            pipeline, levers = measure_levers(model, plain, rounds, _say, arguments.decoder, PROMPTS[:prompts])
+            print(write_levers(pipeline, plain, levers, out, threads))
     return 0
 
 
@@ -181,12 +193,13 @@ def _some_of(what: str, names: str | None, known: tuple[str, ...]) -> tuple[str,
 
 
 def _forget(settings: Settings) -> None:
-    """The results that are asked for, and all where the others were of other settings; not the models."""
+    """The results that are asked for, all where the others were of other settings, and what they are compared with; not
+    the models."""
     for workload in settings.workloads:
         folder = settings.out / workload.name
         results = [turn.path(settings.out) for turn in turns(settings) if turn.workload == workload]
         if read_result(folder / "settings.json") != settings.about():
             results = [folder / "settings.json", *folder.glob("*-*.json")]
-        for path in (folder / "peaks.json", *results):
+        for path in (folder / "peaks.json", folder / "reference.json", *results):
             path.unlink(missing_ok=True)
             path.with_suffix(".safetensors").unlink(missing_ok=True)

@@ -47,20 +47,23 @@ def make_material(workload: Workload, folder: Path) -> Path:
     if workload.config is not None:
         _save_random(workload.config, folder / "model")
     save_file(make_inputs(workload, _config(workload)), folder / "inputs.safetensors")
-    (folder / "done.json").write_text(_about(workload), encoding="utf-8")
+    (folder / "done.json").write_text(_about(workload, folder), encoding="utf-8")
     return folder
 
 
 def is_made(workload: Workload, folder: Path) -> bool:
     """Whether it is there whole, and of this workload."""
     try:
-        return (folder / "done.json").read_text(encoding="utf-8") == _about(workload)
+        return (folder / "done.json").read_text(encoding="utf-8") == _about(workload, folder)
     except (OSError, UnicodeDecodeError):
         return False
 
 
-def _about(workload: Workload) -> str:
-    return json.dumps(repr(workload))
+def _about(workload: Workload, folder: Path) -> str:
+    """What it was made of, and the sizes of its files, so that one that was cut off shows."""
+    files = [*folder.glob("*.safetensors"), *(folder / "model").rglob("*.*")]
+    sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files if file.is_file()}
+    return json.dumps([repr(workload), sizes], sort_keys=True)
 
 
 def read_material(workload: Workload, folder: Path) -> Material:

@@ -44,6 +44,11 @@ class Settings:
         return {**kept, "stablediff": __version__, "torch": torch.__version__}
 
 
+# What there is in a result that was measured, and in the count of the work.
+_MEASURED = ("version", "load", "first", "warm", "forward", "decode", "forwards", "peak_rss")
+_COUNTED = ("forward", "decode")
+
+
 @dataclass(frozen=True)
 class Turn:
     """One engine's process."""
@@ -80,10 +85,11 @@ def run(settings: Settings, say: Say) -> None:
         _check_settings(settings, settings.out / workload.name)
     for workload in settings.workloads:
         folder = settings.out / workload.name
-        if not (read_result(folder / "flops.json") and is_made(workload, folder / "material")):
+        if not (read_result(folder / "flops.json", *_COUNTED) and is_made(workload, folder / "material")):
             say(f"{workload.name}: making the model")
             _process(settings, workload, "material", folder / "flops.json")
-        if not read_result(folder / "peaks.json"):
+            (folder / "reference.json").unlink(missing_ok=True)  # it was of another model, or of a damaged one
+        if not isinstance(read_result(folder / "peaks.json").get("float32"), dict):
             say(f"{workload.name}: measuring what this CPU can do")
             _process(settings, workload, "peaks", folder / "peaks.json")
         reference, wanted = read_tensors(folder / "reference.safetensors"), reference_of(settings, workload)
@@ -160,8 +166,10 @@ def _process(
     path.write_text(json.dumps(spec), encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "stablediff.bench.worker", str(path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
-    path.unlink(missing_ok=True)
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
+    finally:
+        path.unlink(missing_ok=True)
     if done.returncode == 0:
         return None
     lines = [line for line in done.stderr.splitlines() if line.strip()]
@@ -177,13 +185,13 @@ def _installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """{} for what is not there, or was cut off."""
+def read_result(path: Path, *keys: str) -> dict[str, Any]:
+    """{} for what is not there, was cut off, or lacks one of the keys."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and found.keys() >= set(keys) else {}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -196,7 +204,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def is_done(settings: Settings, turn: Turn) -> bool:
     """Whether a turn was measured, and all that it left can be read."""
-    found = read_result(turn.path(settings.out))
+    found = read_result(turn.path(settings.out), *_MEASURED)
     return found.get("status") == "done" and bool(found.get("warm")) and bool(read_tensors(turn.outputs(settings.out)))
 
 

@@ -1,6 +1,7 @@
 """So much time, and not more: which steps, sampler and size make the best of it on this machine."""
 
 import bisect
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ _AIM = 0.95  # of the budget: a machine is never as quiet as when it was measure
 _SMALLER = (0.75, 0.5)  # sides, where the request leaves the size to the model
 _SIDE = 64  # pixels: sides are multiples of it
 _CHEAP = 0.02  # of the budget: a call that costs less is timed anew, which also warms up
+_DOUBT = 3  # times its share of a smaller size's time: attention explains some of that
 _PATIENCE = 0.1  # of the budget: a first measurement that takes longer is not counted
 
 
@@ -45,19 +47,24 @@ def fit(request: Request, pipeline: Pipeline, speed: Speed) -> Choice:
     def attempt(sized: Request) -> Request | None:
         return within(budget - min(time.perf_counter() - started, _PATIENCE * budget), sized, pipeline, speed)
 
-    chosen = None
-    _measure(_plan(smallest, pipeline, 1), pipeline, speed, budget)
-    for sized in larger:
-        if _steps(attempt(sized)) >= fewest:  # in proportion: now at its own size
-            _measure(_plan(sized, pipeline, 1), pipeline, speed, budget)
-            chosen = attempt(sized)
-            if _steps(chosen) >= fewest:
-                break
-    else:
-        chosen = attempt(smallest)
+    def search() -> Request | None:
+        chosen = None
+        least = _plan(smallest, pipeline, 1)
+        _measure(least, pipeline, speed, budget)
+        for sized in larger:
+            plan = _plan(sized, pipeline, 1)
+            doubtful = _is_doubtful(plan, least, speed)
+            if doubtful or _steps(attempt(sized)) >= fewest:  # in proportion: now at its own size
+                _measure(plan, pipeline, speed, budget, again=doubtful)
+                chosen = attempt(sized)
+                if _steps(chosen) >= fewest:
+                    return chosen
+        return attempt(smallest) or chosen
+
+    chosen = search()
     if chosen is None and not speed.timed:  # what is kept may be of a busier hour
-        speed.measure(pipeline, _plan(smallest, pipeline, 1), again=True)
-        chosen = attempt(smallest)
+        speed.measure(pipeline, _plan(smallest, pipeline, 1), again=True, decoder=True)
+        chosen = search()
     if chosen is not None:
         plan = _plan(chosen, pipeline)
         seconds = seconds_for(plan, speed) or 0.0
@@ -118,9 +125,18 @@ def _plan(request: Request, pipeline: Pipeline, num_steps: int | None = None) ->
     return make_plan(chosen.resolve(config.defaults, config.schedule.spacing), pipeline)
 
 
-def _measure(plan: Plan, pipeline: Pipeline, speed: Speed, budget: float) -> None:
+def _measure(plan: Plan, pipeline: Pipeline, speed: Speed, budget: float, *, again: bool = False) -> None:
     call = speed.unet(plan.canvas.cells, costliest(plan))
-    speed.measure(pipeline, plan, again=call is not None and call < _CHEAP * budget)
+    cheap = call is not None and call < _CHEAP * budget
+    speed.measure(pipeline, plan, again=again or cheap, decoder=again)
+
+
+def _is_doubtful(plan: Plan, smaller: Plan, speed: Speed) -> bool:
+    """Whether a call takes much longer than a smaller one makes believe: it was measured when others were at work."""
+    one, other = (speed.unet(each.canvas.cells, costliest(each)) for each in (plan, smaller))
+    if one is None or other is None:
+        return False
+    return one > _DOUBT * other * math.prod(plan.canvas.cells) / math.prod(smaller.canvas.cells)
 
 
 def _note(plan: Plan, budget: float, seconds: float, fewest: int) -> str:

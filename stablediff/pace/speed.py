@@ -65,8 +65,11 @@ class Speed:
         nearest = min(known, key=lambda amount: max(amount / work, work / amount))
         return known[nearest] * work / nearest
 
-    def measure(self, pipeline: Pipeline, plan: Plan, *, again: bool = False) -> None:
-        """Times what is not yet known of a plan, or (`again`) the U-Net though it is. As long as a few of its steps."""
+    def measure(self, pipeline: Pipeline, plan: Plan, *, again: bool = False, decoder: bool = False) -> None:
+        """Times what is not yet known of a plan, or (`again`) the U-Net though it is, and so the decoder (`decoder`).
+
+        As long as a few of its steps.
+        """
         most = costliest(plan)
         cells = plan.canvas.cells
         new = {}
@@ -81,7 +84,7 @@ class Speed:
                 _call_unet(pipeline, warm_up, call)()
                 new[_name(_part(call), cells, call.rows)] = _timed(_call_unet(pipeline, cells, call))
                 self.timed = True
-        if _name("decoder", cells, 1) not in self.times:
+        if decoder or _name("decoder", cells, 1) not in self.times:
             half = max(cells[0] // 2, 1), max(cells[1] // 2, 1)
             _call_decoder(pipeline, (_WARM_UP, _WARM_UP))()
             seconds = _timed(_call_decoder(pipeline, half))
@@ -93,15 +96,21 @@ class Speed:
     def learn(self, pipeline: Pipeline, plan: Plan, steps: Sequence[float], decode: float) -> None:
         """Takes in a run: the seconds of its steps (with full batches), and of decoding one picture.
 
-        The first step also warms up, and says little; so does a step of several calls that are not alike.
+        The first step also warms up, and only says that a call takes no longer; a step of several calls that are not
+        alike says nothing.
         """
         new = {_name("decoder", plan.canvas.cells, 1): decode}
-        by_step = plan.calls_by_step(plan.batch_size)
+        calls_by_step = plan.calls_by_step(plan.batch_size)
         times: dict[Call, list[float]] = {}
         for number, seconds in list(enumerate(steps))[1:]:
-            calls = by_step[number % plan.steps]
+            calls = calls_by_step[number % plan.steps]
             if len(set(calls)) == 1:
                 times.setdefault(calls[0], []).append(seconds / len(calls))
+        first = calls_by_step[0]
+        if steps and len(set(first)) == 1 and first[0] not in times:
+            known = self.unet(plan.canvas.cells, first[0])
+            if known is not None and steps[0] / len(first) < known:
+                times[first[0]] = [steps[0] / len(first)]
         for call, each in times.items():
             new[_name(_part(call), plan.canvas.cells, call.rows)] = median(each)
         self._keep(new, pipeline)
