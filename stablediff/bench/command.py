@@ -122,8 +122,7 @@ def _check_belongs(arguments: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Two at once would disturb each other's times, and write into each other's files. Raises RequestError, OSError."""
-    _check_writable(out, "--out or --report")
+    """Two at once would disturb each other's times, and write into each other's files. Raises RequestError."""
     lock = FileLock(out / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -173,6 +172,7 @@ def _own(arguments: argparse.Namespace) -> int:
     plain = Request(num_steps=arguments.steps)
     model, rounds, threads = arguments.model or DEFAULT_MODEL, arguments.rounds, arguments.threads
     out = arguments.report or arguments.out or Path("runs/bench/report")
+    _check_writable(out, "--report" if arguments.report else "--out")
     with _alone(out):
         if arguments.growth:
             pipeline, series = measure_growth(model, plain, rounds, _say)

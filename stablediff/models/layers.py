@@ -147,8 +147,12 @@ class ResnetBlock(nn.Module):
         h = self.conv1(silu_(self.norm1(x)))
         if self.time_emb_proj is not None and time_emb is not None:
             h = add_(h, self.time_emb_proj(F.silu(time_emb))[:, :, None, None])
+        self._halfway()
         h = self.conv2(silu_(self.norm2(h)))
         return add_(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+    def _halfway(self) -> None:
+        """Between the convolutions: for those whose maps are so large that freed ones matter."""
 
 
 class Downsample(nn.Module):

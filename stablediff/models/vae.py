@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stablediff.config import VAEConfig
 from stablediff.heap import give_back
 from stablediff.models.fold import FoldedUpsample
-from stablediff.models.layers import Attention, Downsample, ResnetBlock, add_, silu_
+from stablediff.models.layers import Attention, Downsample, ResnetBlock, silu_
 
 _EPS = 1e-6  # the U-Net's residual blocks use 1e-5
 
@@ -41,11 +41,8 @@ class VAEResnet(ResnetBlock):
     def __init__(self, in_ch: int, out_ch: int, config: VAEConfig) -> None:
         super().__init__(in_ch, out_ch, None, norm_groups=config.norm_groups, norm_eps=_EPS)
 
-    def forward(self, x: Tensor, time_emb: Tensor | None = None) -> Tensor:  # noqa: ARG002 (there is none)
-        h = self.conv1(silu_(self.norm1(x)))
+    def _halfway(self) -> None:
         _tidy()
-        h = self.conv2(silu_(self.norm2(h)))
-        return add_(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 def _tidy() -> None:

@@ -48,7 +48,6 @@ def fit(request: Request, pipeline: Pipeline, speed: Speed) -> Choice:
         return within(budget - min(time.perf_counter() - started, _PATIENCE * budget), sized, pipeline, speed)
 
     def search() -> Request | None:
-        chosen = None
         least = _plan(smallest, pipeline, 1)
         _measure(least, pipeline, speed, budget)
         for sized in larger:
@@ -59,7 +58,7 @@ def fit(request: Request, pipeline: Pipeline, speed: Speed) -> Choice:
                 chosen = attempt(sized)
                 if _steps(chosen) >= fewest:
                     return chosen
-        return attempt(smallest) or chosen
+        return attempt(smallest)
 
     chosen = search()
     if chosen is None and not speed.timed:  # what is kept may be of a busier hour
