@@ -18,7 +18,7 @@ from stablediff.request import Limits
 from stablediff.web import desk as module
 from stablediff.web.desk import Desk, Job, Work
 from stablediff.web.models import Models, resolve
-from stablediff.web.settings import choose
+from stablediff.web.settings import TIMED, choose
 
 T = TypeVar("T")
 
@@ -183,13 +183,13 @@ def test_quality_is_what_the_core_makes_of_it(monkeypatch: pytest.MonkeyPatch) -
     pipeline = toy_pipeline()
     models = Models(pipeline, [], lambda _name, **_options: pipeline)
     request = Request(num_steps=1, sampler="euler")
-    assert choose("draft", request, models) == Preset(10, "dpmpp_2m", "align_your_steps")
-    assert choose("balanced", request, models) == Preset(3)
-    assert choose("2", request, models) is None, "nothing was measured yet"
+    assert choose("draft", 15, request, models) == Preset(10, "dpmpp_2m", "align_your_steps")
+    assert choose("balanced", 15, request, models) == Preset(3)
+    assert choose(TIMED, 2, request, models) is None, "nothing was measured yet"
     with machine(pipeline, monkeypatch, cell=1e-3):
         models.get(models.name, lambda _state, _share: None)
-    for seconds, steps in ((0.1, 1), (2, 13), (60, 40)):  # 0.128 s a guided step, and as much to decode
-        chosen = choose(str(seconds), request, models)
+    for seconds, steps in ((0.1, 0), (2, 13), (60, 40)):  # 0.128 s a guided step, and as much to decode
+        chosen = choose(TIMED, seconds, request, models)
         assert chosen is not None
         assert chosen.num_steps == steps
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from reference import TOLERANCE, max_error, randn
+from safetensors.torch import save_file
 from torch import nn
 from toy import draw
 
 from stablediff import load
+from stablediff.checkpoints.tensors import SafetensorsSource
 from stablediff.models.frozen import count_bytes, count_weights
 from stablediff.models.packed import PackedConv2d, PackedLinear, can_pack, pack
 
@@ -113,3 +115,28 @@ def test_nothing_falls_back_to_a_kernel_of_last_resort(dtype: str):
     assert sum(line[5] in ("convolution", "deconvolution", "matmul", "inner_product") for line in lines) > 100
     slow = {",".join(line[5:9]) for line in lines if line[6].startswith(("ref", "simple"))}
     assert not slow
+
+
+def in_files() -> int:
+    """Bytes of mapped files that are in this program's memory."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) * 1024
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")
+def test_a_weight_in_a_mapped_file_leaves_the_memory_once_it_is_packed(tmp_path: Path):
+    wide = 4096
+    weight = randn(wide, wide)
+    save_file({"weight": weight, "other": randn(8)}, tmp_path / "weights.safetensors")
+    tensors = SafetensorsSource([tmp_path / "weights.safetensors"])
+    dense = nn.Linear(wide, wide, bias=False, device="meta")
+    mapped = tensors.read("weight", lambda tensor: tensor)
+    dense.weight = nn.Parameter(mapped, requires_grad=False)
+    packed, x = PackedLinear(dense), randn(2, wide)
+    before = in_files()
+    assert mapped.sum().isfinite()
+    assert in_files() - before > 0.9 * weight.nbytes, "or this test says nothing"
+    with torch.inference_mode():
+        torch.testing.assert_close(packed(x), x @ weight.T, rtol=1e-4, atol=1e-3)
+    assert in_files() - before < 0.1 * weight.nbytes
+    assert torch.equal(mapped, weight), "it comes back from the file"

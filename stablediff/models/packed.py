@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stablediff.device import has_matrix_unit
-from stablediff.heap import give_back
+from stablediff.heap import give_back, leave_in_file
 from stablediff.models.frozen import FrozenLayer, exchange
 
 
@@ -47,7 +47,9 @@ class _Packed(FrozenLayer):
     def packed_for(self, size: torch.Size) -> Tensor:
         if self._packed is None or not self._fits(size):
             self._packed, self._size = self.pack(self.weight.contiguous(), size), size
-            self._dense = None
+            if self._dense is not None:
+                leave_in_file(self._dense)
+                self._dense = None
             give_back()  # or the dense weights of a whole network stay as holes
         return self._packed
 

@@ -6,6 +6,7 @@ from stablediff.models.tokenizer import Token, TokenizedPrompt, spell
 from stablediff.pipeline import Pipeline
 from stablediff.request import MAX_PROMPT_LENGTH
 from stablediff.web.texts import text
+from stablediff.web.trouble import remark
 
 _MOST = 300  # chips on the page; the count goes on
 _LONGEST, _MOST_PIECES = 60, 20  # letters of a chip, and tokens that it names
@@ -26,8 +27,7 @@ def read_prompt(pipeline: Pipeline, prompt: str, language: str) -> str:
     parts = [f'<span class="count">{html.escape(count)}</span>', *_chips(tokens, strangers, language)]
     if strangers:
         told = [f"{word} → {', '.join(near)}" if near else word for word, near in strangers.items()]
-        hint = text("strangers", language, words="; ".join(told))
-        parts.append(f'<div class="hint">{html.escape(hint)}</div>')
+        parts.append(remark(text("strangers", language, words="; ".join(told))))
     return f'<div class="chips">{"".join(parts)}</div>'
 
 

@@ -86,7 +86,7 @@ def build_page(
         language.input(None, language, None, js=REMEMBER_LANGUAGE, api_visibility="private")
         connect_switch(studio, create, model, page)
         make_api(studio)
-        studio.kept["create"] = [*create.named.values(), create.settings.quality]
+        studio.kept["create"] = [*create.named.values(), create.settings.quality, create.settings.seconds]
         for tab, controls in studio.kept.items():
             keep_controls(page, tab, controls)
         left = studio.left

@@ -12,7 +12,7 @@ from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
 from stablediff.errors import RequestError
 from stablediff.pace.budget import within
-from stablediff.pace.presets import Preset, preset
+from stablediff.pace.presets import PRESETS, Preset, family, preset
 from stablediff.pipeline import Pipeline
 from stablediff.request import MAX_GUIDANCE, Limits, Request
 from stablediff.web import wish
@@ -20,12 +20,16 @@ from stablediff.web.events import QUIET
 from stablediff.web.models import Models, resolve
 from stablediff.web.progress import duration
 from stablediff.web.texts import decimal, text
-from stablediff.web.trouble import beside
+from stablediff.web.trouble import beside, control_of, remark, wrong
 from stablediff.web.voice import Voice
 
 SIZES = (256, 256), (512, 512), (512, 768), (768, 512), (768, 768), (1024, 1024)
-SECONDS = (2, 5, 15, 60)
-OWN = "own"  # the quality of steps that were set by hand
+MOST_SECONDS = 300
+OWN, TIMED = "own", "timed"  # the quality of steps that were set by hand, and of those that fit into a time
+
+
+# The slider of the seconds is there as long as they are what counts.
+_ONLY_TIMED = f"quality => ({{ __type__: 'update', visible: quality === '{TIMED}' }})"
 
 
 @dataclass
@@ -35,6 +39,8 @@ class Settings:
     named: dict[str, Any]
     slots: dict[str, gr.HTML]
     quality: gr.Dropdown
+    seconds: gr.Slider
+    budget: gr.HTML  # what is to be said of so few seconds
     dice: gr.Button
     lock: gr.Button
 
@@ -47,6 +53,17 @@ def make_settings(voice: Voice, pipeline: Pipeline, limits: Limits) -> Settings:
         value="balanced",
         elem_id="quality",
     )
+    seconds = voice(
+        gr.Slider,
+        {"label": "budget"},
+        minimum=1,
+        maximum=MOST_SECONDS,
+        step=1,
+        value=15,
+        visible=False,
+        elem_id="seconds",
+    )
+    budget = gr.HTML(elem_id="budget", elem_classes="slot")
     steps = voice(
         gr.Slider,
         {"label": "steps"},
@@ -110,7 +127,7 @@ def make_settings(voice: Voice, pipeline: Pipeline, limits: Limits) -> Settings:
         "seed": wrong_seed,
         "spacing": wrong_spacing,
     }
-    return Settings({**named, "count": count}, slots, quality, dice, lock)
+    return Settings({**named, "count": count}, slots, quality, seconds, budget, dice, lock)
 
 
 def _slot(name: str) -> gr.HTML:
@@ -132,8 +149,7 @@ def _sizes(pipeline: Pipeline, limits: Limits) -> Callable[[str], list[tuple[str
 
 def _qualities(language: str) -> list[tuple[str, str]]:
     named = [(text(name, language), name) for name in QUALITIES]
-    timed = [(text("in_seconds", language, number=number), str(number)) for number in SECONDS]
-    return [*named, *timed, (text("own_steps", language), OWN)]
+    return [*named, (text("in_seconds", language), TIMED), (text("own_steps", language), OWN)]
 
 
 def _spacings(language: str) -> list[tuple[str, str]]:
@@ -167,28 +183,42 @@ def connect_settings(
         line = text("estimate", language, seconds=duration(seconds, language), memory=decimal(gigabytes, 1, language))
         return clear | {slots["estimate"]: line}
 
-    def choose_quality(quality: str, *values: Any) -> dict[Any, Any]:
-        if quality == OWN:
-            return {steps: gr.skip()}
+    def choose_quality(quality: str, seconds: Any, language: str, *values: Any) -> dict[Any, Any]:
         wishes = {**dict(zip(named, values, strict=True)), "steps": 1}
         try:
-            chosen = choose(quality, wish.to_request(wishes, models.current, limits), models)
-        except RequestError:  # which stands beside its control already
-            chosen = None
+            request = wish.to_request(wishes, models.current, limits)
+            chosen = None if quality == OWN else choose(quality, seconds, request, models)
+        except RequestError as error:  # of the others it stands beside its control already
+            return {settings.budget: wrong(str(error), language) if control_of(str(error)) == "seconds" else ""}
         if chosen is None:
-            return {steps: gr.skip()}
+            return {settings.budget: ""}
         return {
-            steps: min(chosen.num_steps, limits.max_steps),
+            steps: min(max(chosen.num_steps, 1), limits.max_steps),
             named["sampler"]: chosen.sampler or models.current.config.defaults.sampler,
             named["spacing"]: chosen.spacing or "",
+            settings.budget: _doubt(chosen, seconds, models, language) if quality == TIMED else "",
         }
+
+    def keep_budget(quality: str, *values: Any) -> dict[Any, Any]:
+        """More pictures or larger ones leave time for fewer steps."""
+        return choose_quality(quality, *values) if quality == TIMED else {settings.budget: gr.skip()}
 
     def check_quality(quality: str, steps: Any) -> Any:
         return OWN if quality in QUALITIES and steps != _steps_of(quality, models, limits) else gr.skip()
 
     steps = named["steps"]
-    chosen = [steps, named["sampler"], named["spacing"]]
-    settings.quality.input(choose_quality, [settings.quality, *controls], chosen, **QUIET)
+    chosen = [steps, named["sampler"], named["spacing"], settings.budget]
+    asked = [settings.quality, settings.seconds, language, *controls]
+    settings.quality.input(choose_quality, asked, chosen, **QUIET)
+    settings.quality.change(None, settings.quality, settings.seconds, js=_ONLY_TIMED, api_visibility="private")
+    gr.on(
+        [settings.seconds.input, *(named[name].input for name in ("guidance", "size", "count"))],
+        keep_budget,
+        asked,
+        chosen,
+        trigger_mode="always_last",
+        **QUIET,
+    )
     steps.input(None, None, settings.quality, js=f"() => {OWN!r}", api_visibility="private")
     steps.change(check_quality, [settings.quality, steps], settings.quality, trigger_mode="always_last", **QUIET)
     gr.on(
@@ -205,12 +235,26 @@ def _steps_of(quality: str, models: Models, limits: Limits) -> int:
     return min(preset(quality, models.current.config).num_steps, limits.max_steps)
 
 
-def choose(quality: str, request: Request, models: Models) -> Preset | None:
-    """What a preset by name, or a number of seconds, makes of a request; None as long as the machine is not known."""
-    if quality in QUALITIES:
-        return preset(quality, models.current.config)
+def choose(quality: str, seconds: Any, request: Request, models: Models) -> Preset | None:
+    """What a preset by name, or a number of seconds, makes of a request; None as long as the machine is not known.
+
+    No steps at all are what fits into too few seconds. Raises RequestError.
+    """
+    if quality != TIMED:
+        return preset(quality, models.current.config) if quality in QUALITIES else None
+    budget = wish.budget(seconds)
     if models.speed is None:
         return None
     left_open = replace(request, num_steps=None, sampler=None, spacing=None)
-    chosen = within(float(quality), left_open, models.current, models.speed)
-    return Preset(1) if chosen is None else Preset(chosen.num_steps or 1, chosen.sampler, chosen.spacing)
+    chosen = within(budget, left_open, models.current, models.speed)
+    return Preset(0) if chosen is None else Preset(chosen.num_steps or 0, chosen.sampler, chosen.spacing)
+
+
+def _doubt(chosen: Preset, seconds: float, models: Models, language: str) -> str:
+    """What a picture in so little time will lack."""
+    fewest = PRESETS[family(models.current.config)].fewest
+    if chosen.num_steps == 0:
+        return remark(text("budget_short", language, number=seconds))
+    if chosen.num_steps < fewest:
+        return remark(text("budget_few", language, number=chosen.num_steps, fewest=fewest))
+    return ""

@@ -66,7 +66,16 @@ TEXTS = {
     "balanced": ("Balanced", "Обычное"),
     "best": ("Best", "Лучшее"),
     "own_steps": ("Your own steps", "Свои шаги"),
-    "in_seconds": ("The best in {number} s", "Лучшее за {number} с"),
+    "in_seconds": ("The best in the time below", "Лучшее за время ниже"),
+    "budget": ("Seconds for all pictures", "Секунд на все картинки"),
+    "budget_short": (
+        "Not even one step fits into {number} s at this size: give more time, or choose a smaller size",
+        "За {number} с в этом размере не успеть и одного шага: дайте больше времени или выберите размер поменьше",
+    ),
+    "budget_few": (
+        "{number} steps rarely make a good picture, {fewest} would: give more time, or choose a smaller size",
+        "Шагов мало: {number}, хорошая картинка выходит с {fewest}. Дайте больше времени или выберите размер поменьше",
+    ),
     "steps": ("Steps", "Шаги"),
     "guidance": ("Guidance (1 is none)", "Следование запросу (1 — нет)"),
     "size": ("Size", "Размер"),

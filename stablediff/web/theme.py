@@ -68,7 +68,7 @@ CSS = """
 #head h1 { font-size: 1.35rem; font-weight: 650; letter-spacing: -.02em; margin: 0; }
 #head > * { flex: 0 0 auto; width: auto; min-width: 0; }
 #head .title { flex: 1 1 8rem; }
-.slot:not(:has(.chips)):not(:has(.wrong)) { display: none; }
+.slot:not(:has(.chips, .wrong, .hint)) { display: none; }
 .slot { padding: 0 .25rem; }
 .fit .html-container { padding: 0; }
 .fit { flex: 0 0 auto; min-width: 0; width: auto; align-self: center; }
@@ -98,6 +98,8 @@ CSS = """
 .status progress::-moz-progress-bar { background: var(--color-accent); }
 .wrong { color: #b91c1c; font-size: .9rem; }
 .dark .wrong { color: #fca5a5; }
+.hint { color: #92400e; font-size: .85rem; }
+.dark .hint { color: #fbbf24; }
 .quiet, .quiet p { color: var(--body-text-color-subdued); font-size: .85rem; }
 .chips { display: flex; flex-wrap: wrap; gap: .25rem; align-items: center; font-size: .8rem; max-height: 11rem;
   overflow-y: auto; }
@@ -108,8 +110,7 @@ CSS = """
 .chips .strange { border: 1px dashed #b45309; }
 .dark .chips .strange { border-color: #fbbf24; }
 .chips .cut { flex-basis: 100%; border-top: 1px dashed var(--color-accent); color: var(--body-text-color-subdued); }
-.chips .hint { flex-basis: 100%; color: #92400e; }
-.dark .chips .hint { color: #fbbf24; }
+.chips .hint { flex-basis: 100%; }
 #comparison .image-container, #comparison .image-frame { padding-top: 14px; }  /* below its buttons */
 .gallery .preview, #gallery .preview { background: var(--block-background-fill); backdrop-filter: none; }
 table.steps { font-variant-numeric: tabular-nums; font-size: .85rem; width: 100%; border-collapse: collapse; }

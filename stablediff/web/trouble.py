@@ -16,6 +16,7 @@ _ABOUT = {
     "num_steps": "steps",
     "guidance_scale": "guidance",
     "num_images": "count",
+    "time_budget_s": "seconds",
     "strength": "strength",
     "init_image": "picture",
     "spacing": "spacing",
@@ -44,3 +45,8 @@ def beside(message: str, slots: Mapping[str, object], language: str) -> dict[obj
 def wrong(message: str, language: str) -> str:
     """A refusal, with nothing in it that could be markup."""
     return f'<div class="wrong" role="alert">{html.escape(translate(message, language))}</div>'
+
+
+def remark(words: str) -> str:
+    """What is worth knowing beside a control, and refuses nothing."""
+    return f'<div class="hint">{html.escape(words)}</div>'

@@ -56,6 +56,11 @@ def to_request(
     return request
 
 
+def budget(seconds: Any) -> float:
+    """Raises RequestError."""
+    return float(Request(time_budget_s=_number("time_budget_s", seconds)).time_budget_s or 0.0)
+
+
 def whole(name: str, value: Any) -> int:
     """Seeds come as text, because a browser's numbers lose the digits of large ones."""
     if value is None:  # a number box that was emptied
