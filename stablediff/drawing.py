@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -18,7 +19,7 @@ from stablediff.images import open_image, read_parameters, save_png
 from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline, load
 from stablediff.recipe import loras as recipe_loras
-from stablediff.recipe import parse, to_request
+from stablediff.recipe import not_understood, parse, to_request
 from stablediff.request import Request, ResolvedRequest
 
 # Without the time that is left by the steps' mean: `generate` knows better.
@@ -40,9 +41,16 @@ _OPTIONS = {
 }
 
 
+# Those that have the same name, which only at a message's beginning are surely meant.
+_SAME = ("eta", "quality", "sampler", "seed", "spacing", "strength")
+
+
 def draw_pictures(arguments: argparse.Namespace) -> int:
     """The sub-command. -> its exit code. Raises StableDiffError."""
-    request = _request(arguments)
+    try:
+        request = _request(arguments)
+    except RequestError as error:
+        raise _in_options(error) from error
     for index in range(request.num_images):  # said before the work, not after it
         _check_out(_numbered(arguments.out or Path("picture.png"), index, request.num_images))
     pipeline = _load(arguments)
@@ -87,9 +95,11 @@ def _request(arguments: argparse.Namespace) -> Request:
         if not os.path.exists(arguments.like):  # noqa: PTH110 (names that are too long do not exist either)
             raise RequestError(f"there is no picture {arguments.like}: check its name")
         recipe = read_parameters(arguments.like)
-        if recipe is None:
+        if recipe is None or "Steps" not in parse(recipe):
             raise RequestError(f"{arguments.like} holds no recipe: only a PNG that was saved with one can be repeated")
         options = dict(to_request(recipe).__dict__)
+        for strange in not_understood(recipe):
+            print(f"note: {strange} is not known here, and the model's own is taken instead", file=sys.stderr)
         if "Denoising strength" in parse(recipe) and arguments.init is None:
             raise RequestError(f"{arguments.like} was drawn from another picture: give that one with --init")
         loras = recipe_loras(recipe)
@@ -128,10 +138,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     if arguments.quality is not None or arguments.seconds is not None:
         for name in ("num_steps", "sampler", "spacing"):  # these are what is chosen anew
             options.pop(name, None)
-    try:
-        request = Request(**{**options, **{name: value for name, value in typed.items() if value is not None}})
-    except RequestError as error:
-        raise _in_options(error) from error
+    request = Request(**{**options, **{name: value for name, value in typed.items() if value is not None}})
     if arguments.strength is not None and request.init_image is None:
         raise RequestError("--strength is for pictures that start from another: give that one with --init")
     return request
@@ -140,7 +147,8 @@ def _request(arguments: argparse.Namespace) -> Request:
 def _in_options(error: RequestError) -> RequestError:
     """The same refusal in the words of the command line; what it quotes stays as it is."""
     field = r"(?<![\w'\"])[a-z]+(?:_[a-z]+)+(?![\w'\"])"
-    return RequestError(re.sub(field, lambda found: _OPTIONS.get(found[0], found[0]), str(error)))
+    message = re.sub(field, lambda found: _OPTIONS.get(found[0], found[0]), str(error))
+    return RequestError(re.sub(rf"^({'|'.join(_SAME)}) is ", r"--\1 is ", message))
 
 
 def _check_out(out: Path) -> None:
@@ -194,11 +202,11 @@ def _load(arguments: argparse.Namespace) -> Pipeline:
 
 
 def _draw(pipeline: Pipeline, request: Request) -> tuple[Result | None, StableDiffError | None]:
-    """Draws with a progress bar. -> what was finished, and what went wrong.
+    """Draws with a progress bar. -> what was finished, with the notes that were not told before, and what went wrong.
 
     Ctrl+C (or a polite kill, or a closed terminal) stops within a step; a second one breaks off.
     """
-    interrupted = False
+    interrupted, told = False, 0
     result: Result | None = None
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -214,13 +222,16 @@ def _draw(pipeline: Pipeline, request: Request) -> tuple[Result | None, StableDi
             for event in generate(pipeline, request, should_stop=lambda: interrupted, speed=Speed(pipeline)):
                 if isinstance(event, Update):
                     if event.request is not None and event.memory is not None:
+                        told = len(event.notes)
+                        for note in event.notes:
+                            bar.write(f"note: {note}", file=sys.stderr)
                         bar.write(_estimate(event.request, event.seconds_left, event.memory), file=sys.stderr)
                     bar.total = event.total
                     bar.set_description(event.stage, refresh=False)
                     bar.set_postfix_str(_left(event.seconds_left), refresh=False)
                     bar.update(event.step - bar.n)
                 else:
-                    result = event
+                    result = replace(event, notes=event.notes[told:])
     except StableDiffError as error:
         return result, error
     finally:
@@ -235,7 +246,14 @@ def _left(seconds: float | None) -> str:
 
 def _estimate(request: ResolvedRequest, seconds: float | None, memory: float) -> str:
     """What will be drawn, and what it will take."""
+    low, high = request.guidance_interval or (0.0, 0.0)
+    shortcuts = {
+        f"guidance between {low:g} and {high:g}": request.guidance_interval is not None,
+        f"deep layers at one call of {request.cache_interval}": request.cache_interval > 1,
+        f"{request.merged_tokens:g} of the tokens merged": request.merged_tokens > 0,
+    }
     what = f"{request.width}x{request.height}, {request.num_steps} steps of {request.sampler}"
+    what = ", ".join([what, *(name for name, taken in shortcuts.items() if taken)])
     needed = f"about {memory / 1e9:.1f} GB of memory are needed"
     if seconds is None:
         return f"{what}: {needed}; the time is known from the second picture on"

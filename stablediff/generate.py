@@ -62,6 +62,7 @@ class Update:
     sigma: float | None = None  # the noise level that was reached
     previews: tuple[Image.Image, ...] = ()
     images: tuple[Image.Image, ...] = ()  # those that are finished
+    notes: tuple[str, ...] = ()  # of the first one: the result's, as far as they are known
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ def generate(
 
 def _draw(run: "_Run") -> Generator[Update | Result, None, Result]:
     resolved = run.request
-    left, memory = run.seconds_left(resolved.num_images), memory_for(run.work, run.pipeline)
-    yield Update("encode", 0, run.total, left, resolved, memory)
+    memory = memory_for(run.work, run.pipeline)
+    yield Update("encode", 0, run.total, run.foretold, resolved, memory, notes=tuple(run.notes))
     try:
         yield from run.encode()
     except (RuntimeError, MemoryError) as error:
@@ -167,6 +168,7 @@ class _Run:
         # Large pictures from the start: a CPU's system ends a program sooner than it refuses it memory.
         self.in_rows = not self.pipeline.tiny_decoder and math.prod(self.canvas.cells) * self.canvas.cell**2 > _LARGE
         self.plan(self.work.batch_size, self.request.num_images)
+        self.foretold = self.seconds_left(self.request.num_images)
 
     def result(self, images: list[Image.Image], seeds: list[int], *, stopped: bool) -> Result:
         return Result(
@@ -192,6 +194,8 @@ class _Run:
         as_planned = not self.stopped and self.observer is None and self.batch_size == self.work.batch_size
         if self.pipeline.unet.compiled:
             self.notes += self.arrival.remarks_on_compiling()
+        elif as_planned:
+            self.notes += self.arrival.remarks_on_lateness(self.foretold, time.perf_counter() - self.started)
         if self.speed is not None and as_planned and self.arrival.decode is not None:
             # A GPU is only told its steps, and does them later.
             steps = self.arrival.steps if self.pipeline.device.type == "cpu" else ()

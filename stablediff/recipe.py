@@ -19,6 +19,7 @@ from stablediff.request import Request, ResolvedRequest
 
 _NEGATIVE = "Negative prompt: "
 _NUMBER = r"(\d+\.?\d*(?:e[+-]?\d+)?|inf)"  # as Python writes them
+_AUTOMATIC = "Automatic"  # schedule type of the web UI: what goes with the sampler
 _KEY = re.compile(r" {0,9}([^:,\s][^:,]{0,63}): {0,9}")
 _LORA = re.compile(r" ?<lora:([^<>]{1,200})>")
 _VALUE = re.compile(r'"(?:\\.|[^\\"])*"|[^,]*')
@@ -147,6 +148,20 @@ def to_request(text: str) -> Request:
         height=int(size[2]) if size else None,
         strength=number("Denoising strength") or 0.75,
     )
+
+
+def not_understood(text: str) -> list[str]:
+    """What a recipe names and this program does not know, so that `to_request` leaves it to the model.
+
+    As "Sampler: Restart". Raises RequestError as `to_request` does.
+    """
+    fields, request = parse(text), to_request(text)
+    understood = {"Sampler": request.sampler, "Schedule type": request.spacing, "Size": request.width}
+    return [
+        f"{name}: {fields[name][:40]}"
+        for name, value in understood.items()
+        if value is None and fields.get(name, _AUTOMATIC) != _AUTOMATIC
+    ]
 
 
 def _sampler(label: str) -> tuple[str | None, str | None]:

@@ -129,6 +129,24 @@ def test_a_missing_peer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "| OpenVINO" not in report
 
 
+def test_a_command_that_measured_nothing_did_not_succeed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(ENGINES, "openvino", replace(ENGINES["openvino"], needs=("no_such_module",)))
+    command = ["bench", "--quick", "--workloads", "sd15", "--engines", "openvino", "--lanes", "float32"]
+    assert main([*command, "--rounds", "1", "--threads", "1", "--out", str(tmp_path)]) == 1
+    assert "not one engine was measured" in capfd.readouterr().err
+
+
+def test_more_than_the_peak_is_doubted(tmp_path: Path):
+    settings = settings_for(tmp_path, "stablediff")
+    run(settings, lambda _line: None)
+    found = collect(settings)
+    for share, doubted in ((0.9, False), (1.5, True)):
+        found["rows"][0]["share"] = share
+        assert ("More than the peak is impossible" in markdown(found, {})) == doubted
+
+
 class Other:
     """An engine that computes something else, or breaks."""
 

@@ -17,7 +17,7 @@ from toy import count_calls, toy_pipeline
 
 from stablediff import CheckpointError, Pipeline, Update, drawing, load
 from stablediff.checkpoints.lora import save_lora
-from stablediff.images import read_parameters
+from stablediff.images import read_parameters, save_png
 from stablediff.models.lora import attach_lora
 from stablediff.pace import plan
 from stablediff.recipe import parse
@@ -65,6 +65,25 @@ def test_like_repeats_a_picture_to_the_last_bit(run):
     one, two = Image.open("one.png"), Image.open("two.png")
     assert one.tobytes() == two.tobytes()
     assert read_parameters("one.png") == read_parameters("two.png")
+
+
+@pytest.mark.usefixtures("loaded")
+def test_what_is_not_understood_of_a_recipe_is_said(run):
+    save_png(Image.new("RGB", (8, 8)), Path("other.png"), "fox\nSteps: 2, Sampler: Restart, Size: 64x64, Seed: 3")
+    outcome = run("generate", "--like", "other.png", "--out", "two.png")
+    assert outcome.code == 0
+    assert "note: Sampler: Restart is not known here, and the model's own is taken instead" in outcome.err
+
+
+@pytest.mark.usefixtures("loaded")
+def test_what_a_budget_chose_and_the_shortcuts_are_said_before_the_work(run):
+    outcome = run("generate", "fox", "--seconds", "600", "--size", "64x64", "--cache-interval", "2", "--out", "one.png")
+    assert outcome.code == 0
+    lines = outcome.err.splitlines()
+    (note,) = (number for number, line in enumerate(lines) if line.startswith("note: for 600 s: 40 steps"))
+    (line,) = (number for number, line in enumerate(lines) if line.startswith("64x64, 40 steps of "))
+    assert note < line
+    assert "deep layers at one call of 2: about" in lines[line]
 
 
 def test_a_picture_with_a_lora_is_repeated_only_with_it(run):

@@ -210,7 +210,9 @@ def test_a_full_disk_is_told_with_the_seed_that_was_drawn(run, tmp_path: Path):
         (["--like", "good.png"], ["good.png holds no recipe"]),
         (["--like", "text.png"], ["text.png holds no recipe"]),
         (["--like", "missing.png"], ["there is no picture missing.png", "check its name"]),
-        (["--like", "wrong.png"], ["num_steps is 9999", "choose 1 to 1000"]),
+        (["--like", "wrong.png"], ["--steps is 9999", "choose 1 to 1000"]),
+        (["--like", "damaged.png"], ["damaged.png holds no recipe"]),
+        (["--eta", "2"], ["--eta is 2", "choose 0 to 1"]),
     ],
     ids=lambda value: " ".join(value)[:40],
 )
@@ -219,6 +221,7 @@ def test_wrong_pictures_are_refused(run, tmp_path: Path, arguments: list[str], w
     Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
     Image.new("1", (10_000, 10_000)).save(tmp_path / "bomb.png")
     save_png(Image.new("RGB", (8, 8)), tmp_path / "wrong.png", "a cat\nSteps: 9999")
+    save_png(Image.new("RGB", (8, 8)), tmp_path / "damaged.png", "a cat\nSteps: abc, Sampler: Euler")
     assert_refused(run("generate", "a cat", *arguments), *words)
 
 

@@ -236,6 +236,18 @@ def test_what_was_chosen_is_in_the_recipe_and_draws_the_same_again(toy: Pipeline
     assert again.images[0].tobytes() == result.images[0].tobytes()
 
 
+def test_a_run_that_took_much_longer_than_was_foretold_says_so(toy: Pipeline, monkeypatch: pytest.MonkeyPatch):
+    with machine(toy, monkeypatch, cell=2e-3) as clock:
+        speed, notes = Speed(toy), []
+        for clock.cell in (2e-3, 2e-3, 1e-2):
+            start = clock.now
+            *_, result = generate(toy, Request(num_steps=20), speed=speed)
+            assert isinstance(result, Result)
+            notes.append(result.notes)
+    assert notes[:2] == [(), ()]
+    assert f"it took {clock.now - start:.0f} s instead of the " in notes[2][0]
+
+
 def larger_toy() -> Pipeline:
     pipeline = toy_pipeline()
     pipeline.config = replace(pipeline.config, defaults=Defaults(num_steps=20, width=256, height=256))
@@ -249,6 +261,8 @@ def test_few_steps_become_a_smaller_picture_unless_its_size_was_asked_for(monkey
         asked, _ = run(pipeline, clock, time_budget_s=12, width=256, height=256)
         large, _ = run(pipeline, clock, time_budget_s=30)
     assert (small.request.width, small.request.height) == (192, 192)
+    assert "not made for so small a picture" in small.notes[0]
+    assert "not made for so small a picture" not in asked.notes[0] + large.notes[0]
     assert seconds < 2 * 9, "measuring was no longer than the work"
     assert (asked.request.width, asked.request.num_steps) == (256, 4)
     assert large.request.width == 256

@@ -13,7 +13,7 @@ from stablediff import Request, RequestError
 from stablediff.config import Defaults
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
-from stablediff.recipe import loras, parse, to_request, to_text
+from stablediff.recipe import loras, not_understood, parse, to_request, to_text
 
 # What belongs to the occasion, not to the picture.
 LEFT_OUT = {"num_images", "init_image", "mask_image", "preview_every"}
@@ -178,6 +178,13 @@ def test_values_beyond_our_bounds_are_refused(line: str, message: str):
     with pytest.raises(RequestError) as caught:
         to_request(f"a cat\n{line}")
     assert message in str(caught.value)
+
+
+def test_what_only_others_know_is_named():
+    line = "Steps: 20, Sampler: Restart, Schedule type: {}, Size: wide, Seed: 1"
+    assert not_understood(f"a cat\n{line.format('Beta')}") == ["Sampler: Restart", "Schedule type: Beta", "Size: wide"]
+    assert not_understood(f"a cat\n{line.format('Automatic')}") == ["Sampler: Restart", "Size: wide"]
+    assert not_understood("a cat\nSteps: 20, Sampler: Euler, Size: 64x64") == []
 
 
 LINES = st.lists(

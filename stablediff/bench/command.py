@@ -99,8 +99,12 @@ def _bench(arguments: argparse.Namespace) -> int:
         if arguments.fresh:
             _forget(settings)
         run(settings, _say)
-        print(write_report(collect(settings), report))
-    return 0
+        found = collect(settings)
+        print(write_report(found, report))
+    if any(row["status"] == "done" for row in found["rows"]):
+        return 0
+    _say("not one engine was measured: the report says why")
+    return 1
 
 
 def _say(line: str) -> None:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from stablediff.bench.results import title_of
 
 _WIDTH, _LEFT, _RIGHT, _BAR, _TOP = 900, 300, 120, 34, 44
+_DOUBTFUL = 1.05  # of the peak
 _COLOURS = {"float32": "#1f6fb4", "bfloat16": "#d1571f", "int8": "#2a8c4a"}
 
 _HEAD = """# Measured side by side
@@ -49,6 +50,8 @@ def markdown(results: dict[str, Any], plots: dict[str, str]) -> str:
             f"{_peaks(workload['peaks'])}\n"
         )
         parts += [_lane(lane, rows) for lane in dict.fromkeys(row["lane"] for row in rows)]
+        if any((row["share"] or 0) > _DOUBTFUL for row in rows):
+            parts.append("More than the peak is impossible: others were at work while it was measured. Do it again.\n")
         if name in plots:
             parts.append(f"![seconds a picture]({plots[name]})\n")
     return "\n".join(parts)

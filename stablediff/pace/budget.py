@@ -67,7 +67,9 @@ def fit(request: Request, pipeline: Pipeline, speed: Speed) -> Choice:
     if chosen is not None:
         plan = _plan(chosen, pipeline)
         seconds = seconds_for(plan, speed) or 0.0
-        return Choice(chosen, seconds, _note(plan, budget, seconds, fewest))
+        usual = pipeline.config.defaults.width * pipeline.config.defaults.height
+        shrunk = chosen.width != request.width and plan.request.width * plan.request.height < usual
+        return Choice(chosen, seconds, _note(plan, budget, seconds, fewest, shrunk=shrunk))
     least = (seconds_for(_plan(smallest, pipeline, 1), speed) or 0.0) / _AIM
     raise RequestError(
         f"time_budget_s is {budget:g}, and one step takes about {least:.2g} s here, with the decoding: give more time, "
@@ -138,10 +140,11 @@ def _is_doubtful(plan: Plan, smaller: Plan, speed: Speed) -> bool:
     return one > _DOUBT * other * math.prod(plan.canvas.cells) / math.prod(smaller.canvas.cells)
 
 
-def _note(plan: Plan, budget: float, seconds: float, fewest: int) -> str:
+def _note(plan: Plan, budget: float, seconds: float, fewest: int, *, shrunk: bool) -> str:
     request = plan.request
     sampler = SAMPLERS[request.sampler].label
     steps = f"{request.num_steps} step{'s' if request.num_steps > 1 else ''}"
     doubt = f"; so few steps rarely make a good picture, {fewest} would" if request.num_steps < fewest else ""
+    doubt += "; it was not made for so small a picture, which may come out badly" if shrunk else ""
     size = f"{request.width}x{request.height}"
     return f"for {budget:g} s: {steps} of {sampler} at {size}, which should take {seconds:.2g} s{doubt}"

@@ -12,6 +12,7 @@ _PROGRAM = 0.4e9  # bytes that Python and torch take
 _COPIES = 7  # of the decoder's widest feature map, at its peak
 _ENCODER = 0.45  # of the decoder's time: its share of the multiplications
 _NOTICEABLE = 2.0  # seconds
+_LATE = 0.25  # of the time that was foretold
 _RECENT = 8  # steps that tell how fast it goes now
 
 
@@ -68,6 +69,12 @@ class Arrival:
             return []
         first, usual = self.steps[0], median(self.steps[1:])
         return [f"compiling for this size took about {first - usual:.0f} s, once: a step takes {usual:.2g} s now"]
+
+    def remarks_on_lateness(self, foretold: float | None, took: float) -> list[str]:
+        """That a run took much longer than was said before it; nothing if it did not."""
+        if foretold is None or took < foretold + max(_NOTICEABLE, _LATE * foretold):
+            return []
+        return [f"it took {took:.0f} s instead of the {foretold:.0f} s foretold: were other programs at work?"]
 
     def left(self, steps: int, pictures: int) -> float | None:
         """For so many steps and pictures more; what is not known of the decoder counts nothing."""
