@@ -158,6 +158,16 @@ def test_places_are_told_from_either_side(icons):
     assert any("an umbrella below a dog" in text for text in said)
 
 
+def test_some_captions_say_only_how_it_looks(icons):
+    said = captions(one("red apple"), icons, 2000)
+    assert 0.02 < sum("something" in text for text in said) / len(said) < 0.12
+    assert {"something, flat style", "red something, flat style"} <= set(said)
+    assert not any("apple" in text for text in said if "something" in text)
+    painted_ = captions(one("red apple", kind="colour", colour="blue"), icons, 1000, language="ru")
+    assert "что-то, синего цвета, в плоском стиле" in painted_
+    assert not any("something" in text for text in captions(pair("dog", "umbrella"), icons, 1000))
+
+
 def test_russian_captions_agree_with_everything(icons):
     said = captions(one("red apple", kind="colour", colour="blue"), icons, language="ru")
     assert {"яблоко, синего цвета, в плоском стиле", "синее яблоко, в плоском стиле"} <= set(said)

@@ -15,6 +15,9 @@ from stablediff.training.data.templates import Table
 _COMPLETE, _SHORT = 0.6, 0.3  # the rest are bare labels
 _AGREEING = 0.7  # of Russian colours stand before the noun, where its gender is known
 _NATURAL = 0.2  # of complete captions say which colour a thing has by itself
+# Of complete captions of one thing, so many do not say what it is: a style or a colour is to be learnt by itself, not
+# thing by thing, or it will not be drawn on a thing that never had it.
+_UNNAMED = 0.1
 
 
 def caption(
@@ -32,7 +35,8 @@ def caption(
     synonym = not complete and not bare and rng.random() < 0.6
     styled = complete or (synonym and rng.random() < 0.7)
     natural = complete and rng.random() < _NATURAL
-    return _LANGUAGES[language](_Speaker(scene, icons, rng, language, split), synonym, styled, natural)
+    unnamed = complete and len(scene.items) == 1 and rng.random() < _UNNAMED
+    return _LANGUAGES[language](_Speaker(scene, icons, rng, language, split, unnamed), synonym, styled, natural)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class _Speaker:
     rng: np.random.Generator
     language: str
     split: Split | None
+    unnamed: bool
 
     def icon(self, item: Item) -> Icon:
         icon = self.icons.find(item.thing, self.scene.style)
@@ -53,6 +58,8 @@ class _Speaker:
 
     def name(self, item: Item, synonym: bool) -> str:
         """Without the colour that it names, if it was painted."""
+        if self.unnamed:
+            return words.SOMETHING[self.language]
         icon = self.icon(item)
         names = icon.names.get(self.language) or icon.names["en"]
         if self.split:
@@ -68,7 +75,8 @@ class _Speaker:
     def natural_colours(self, item: Item) -> tuple[str, ...]:
         """What the thing's own colours are, if its name does not say."""
         icon = self.icon(item)
-        return () if item.colour or words.names_a_colour(icon.thing) else icon.colours[:2]
+        told = words.names_a_colour(icon.thing) and not self.unnamed
+        return () if item.colour or told else icon.colours[:2]
 
     def template(self, table: Table) -> str:
         allowed = {t: n for t, n in table.items() if self.split is None or not self.split.holds_out_template(t)}

@@ -4,6 +4,7 @@ import re
 
 from stablediff.training.data.colours import COLOURS
 
+SOMETHING = {"en": "something", "ru": "что-то"}
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 # The word for it in a caption, the largest side (as a share of the canvas) that it is said of.
 SIZES = {"tiny": 0.3, "small": 0.5, "large": 1.0}
@@ -113,7 +114,7 @@ def _plural_word(word: str) -> str:
 
 def with_article(phrase: str) -> str:
     """ "a cat", "an owl"; none before proper names and plurals."""
-    if phrase[:1].isupper() or re.search("[^su]s$", _noun(phrase)):
+    if phrase[:1].isupper() or phrase == SOMETHING["en"] or re.search("[^su]s$", _noun(phrase)):
         return phrase
     vowel = re.match(r"[aeio]|u(?!ni|k|s|fo)|hour|8", phrase) and not re.match("one|once|eu|ewe", phrase)
     return f"{'an' if vowel else 'a'} {phrase}"
