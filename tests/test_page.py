@@ -121,6 +121,25 @@ def test_seed_quality_keyboard_and_theme(visitor: Page) -> None:
     expect(visitor.locator("#create-recipe textarea")).to_have_value("", timeout=PATIENCE)
 
 
+def test_the_time_that_a_picture_may_take_chooses_its_steps(visitor: Page) -> None:
+    steps, seconds = (visitor.locator(f"#{name} input[type=number]") for name in ("steps", "seconds"))
+    visitor.fill("#prompt textarea", "panda")
+    expect(visitor.locator("#estimate")).to_contain_text("About", timeout=PATIENCE)  # the machine is known
+    expect(seconds).not_to_be_visible()
+    visitor.click("#quality input")
+    visitor.get_by_role("option", name="The best in the time below").click()
+    expect(seconds).to_be_visible(timeout=PATIENCE)
+    seconds.fill("300")
+    expect(steps).to_have_value("40", timeout=PATIENCE)  # more would not help
+    seconds.fill("")
+    expect(visitor.locator("#budget .wrong")).to_contain_text("is empty: write a number", timeout=PATIENCE)
+    seconds.fill("15")
+    expect(visitor.locator("#budget .wrong")).to_have_count(0, timeout=PATIENCE)
+    steps.fill("3")
+    expect(visitor.locator("#quality input")).to_have_value("Your own steps", timeout=PATIENCE)
+    expect(seconds).not_to_be_visible(timeout=PATIENCE)
+
+
 def test_two_visitors_see_their_own_pictures(browser: Browser, address: str) -> None:
     with visiting(browser, address) as first, visiting(browser, address) as second:
         for seed, page in enumerate([first, second]):

@@ -28,8 +28,10 @@ MOST_SECONDS = 300
 OWN, TIMED = "own", "timed"  # the quality of steps that were set by hand, and of those that fit into a time
 
 
-# The slider of the seconds is there as long as they are what counts.
-_ONLY_TIMED = f"quality => ({{ __type__: 'update', visible: quality === '{TIMED}' }})"
+# The slider of the seconds, and what is said of them, are there as long as they are what counts.
+_ONLY_TIMED = f"""quality => quality === '{TIMED}'
+  ? [{{ __type__: 'update', visible: true }}, {{ __type__: 'update' }}]
+  : [{{ __type__: 'update', visible: false }}, '']"""
 
 
 @dataclass
@@ -203,14 +205,18 @@ def connect_settings(
         """More pictures or larger ones leave time for fewer steps."""
         return choose_quality(quality, *values) if quality == TIMED else {settings.budget: gr.skip()}
 
-    def check_quality(quality: str, steps: Any) -> Any:
-        return OWN if quality in QUALITIES and steps != _steps_of(quality, models, limits) else gr.skip()
+    def check_quality(quality: str, seconds: Any, language: str, *values: Any) -> Any:
+        """Steps that came from elsewhere, as from a recipe, are not the quality's."""
+        meant = choose_quality(quality, seconds, language, *values).get(steps)
+        return gr.skip() if meant in (None, dict(zip(named, values, strict=True))["steps"]) else OWN
 
     steps = named["steps"]
     chosen = [steps, named["sampler"], named["spacing"], settings.budget]
     asked = [settings.quality, settings.seconds, language, *controls]
     settings.quality.input(choose_quality, asked, chosen, **QUIET)
-    settings.quality.change(None, settings.quality, settings.seconds, js=_ONLY_TIMED, api_visibility="private")
+    settings.quality.change(
+        None, settings.quality, [settings.seconds, settings.budget], js=_ONLY_TIMED, api_visibility="private"
+    )
     gr.on(
         [settings.seconds.input, *(named[name].input for name in ("guidance", "size", "count"))],
         keep_budget,
@@ -220,7 +226,7 @@ def connect_settings(
         **QUIET,
     )
     steps.input(None, None, settings.quality, js=f"() => {OWN!r}", api_visibility="private")
-    steps.change(check_quality, [settings.quality, steps], settings.quality, trigger_mode="always_last", **QUIET)
+    steps.change(check_quality, asked, settings.quality, trigger_mode="always_last", **QUIET)
     gr.on(
         [*(control.change for control in controls), language.change],
         estimate,
@@ -229,10 +235,6 @@ def connect_settings(
         trigger_mode="always_last",
         **QUIET,
     )
-
-
-def _steps_of(quality: str, models: Models, limits: Limits) -> int:
-    return min(preset(quality, models.current.config).num_steps, limits.max_steps)
 
 
 def choose(quality: str, seconds: Any, request: Request, models: Models) -> Preset | None:
