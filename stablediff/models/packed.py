@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from stablediff.device import has_matrix_unit
 from stablediff.heap import give_back, leave_in_file
 from stablediff.models.frozen import FrozenLayer, exchange
+from stablediff.models.winograd import WinogradKernel, pays, tiles_at_once
+
+_SAME = [1, 1], [1, 1], [1, 1], 1  # padding, stride, dilation and groups of a convolution that keeps the size
 
 
 class _Packed(FrozenLayer):
@@ -30,7 +33,7 @@ class _Packed(FrozenLayer):
         """As it is, until the first size is known; for good where there are no kernels for it."""
         self.packs = weight.device.type == "cpu" and can_pack(weight.dtype)
         self._dense: Tensor | None = weight
-        self._packed: Tensor | None = None
+        self._packed: Tensor | WinogradKernel | None = None
         self._size: torch.Size | None = None
         self.weight_bytes = weight.element_size()
 
@@ -44,9 +47,9 @@ class _Packed(FrozenLayer):
     def __getstate__(self) -> dict[str, Any]:  # a copy is packed for itself
         return {**self.__dict__, "_dense": self.weight, "_packed": None, "_size": None}
 
-    def packed_for(self, size: torch.Size) -> Tensor:
+    def packed_for(self, size: torch.Size) -> Any:
         if self._packed is None or not self._fits(size):
-            self._packed, self._size = self.pack(self.weight.contiguous(), size), size
+            self._packed, self._size = self._layout(size), size
             if self._dense is not None:
                 leave_in_file(self._dense)
                 self._dense = None
@@ -62,7 +65,10 @@ class _Packed(FrozenLayer):
             return size == packed
         return size[1:] == packed[1:] and max(size[0], packed[0]) <= 2 * min(size[0], packed[0])
 
-    def pack(self, weight: Tensor, size: torch.Size) -> Tensor:
+    def _layout(self, size: torch.Size) -> Any:
+        return self.pack(self.weight.contiguous(), size)
+
+    def pack(self, weight: Tensor, size: torch.Size) -> Any:
         raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # what `.to(…)` is made of
@@ -90,14 +96,21 @@ class PackedLinear(_Packed):
 
 
 class PackedConv2d(_Packed):
-    """(B,C,H,W) -> (B,D,h,w), padded with zeros."""
+    """(B,C,H,W) -> (B,D,h,w), padded with zeros. In the way of winograd.py from the first size on for which it pays."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__(layer)
         assert not isinstance(layer.padding, str)
         self.how = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
 
-    def pack(self, weight: Tensor, size: torch.Size) -> Tensor:
+    def _layout(self, size: torch.Size) -> Any:
+        if isinstance(self._packed, WinogradKernel):
+            return self._packed.laid_out_for(tiles_at_once(size[0], *size[2:]))
+        return super()._layout(size)
+
+    def pack(self, weight: Tensor, size: torch.Size) -> Any:
+        if self.how == _SAME and weight.shape[2:] == (3, 3) and pays(weight, size[0], *size[2:]):
+            return WinogradKernel.of(weight, tiles_at_once(size[0], *size[2:]))
         packed: Tensor = torch.ops.aten.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *self.how, list(size))
         return packed
 
@@ -106,6 +119,8 @@ class PackedConv2d(_Packed):
             padding, stride, dilation, groups = self.how
             return F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
         weight = self.packed_for(x.shape)
+        if isinstance(weight, WinogradKernel):
+            return weight.convolve(x, self.bias)
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.how, "none", [], "")
         return out
 
