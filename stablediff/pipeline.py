@@ -178,13 +178,16 @@ def load(
         for network in pipeline.networks.values():
             merge_lora(network)
         pipeline.loras += ((name, scale),)
+    packs = compute.device.type == "cpu" and not trainable
     # Last, for none of them takes a LoRA.
     if compute.int8:
         quantise(pipeline.unet)
     elif compiled:
         compile_unet(pipeline.unet, compute.device)
-    elif compute.device.type == "cpu" and can_pack(compute.dtype) and not trainable:
+    elif packs and can_pack(compute.dtype):
         pack(pipeline.unet)
+    if packs and can_pack() and compute.vae_dtype(force_upcast=True) == torch.float32:
+        pack(pipeline.vae)  # in bfloat16 there is nothing to win
     if offload:
         pipeline.turns = Turns(compute.device)
     return pipeline

@@ -66,7 +66,7 @@ class _Packed(FrozenLayer):
         return size[1:] == packed[1:] and max(size[0], packed[0]) <= 2 * min(size[0], packed[0])
 
     def _layout(self, size: torch.Size) -> Any:
-        return self.pack(self.weight.contiguous(), size)
+        return self.pack(self.weight, size)
 
     def pack(self, weight: Tensor, size: torch.Size) -> Any:
         raise NotImplementedError
@@ -85,7 +85,7 @@ class PackedLinear(_Packed):
     """(…,D) -> (…,E)."""
 
     def pack(self, weight: Tensor, size: torch.Size) -> Tensor:
-        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, size[:-1].numel())
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), size[:-1].numel())
         return packed
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,7 +111,8 @@ class PackedConv2d(_Packed):
     def pack(self, weight: Tensor, size: torch.Size) -> Any:
         if self.how == _SAME and weight.shape[2:] == (3, 3) and pays(weight, size[0], *size[2:]):
             return WinogradKernel.of(weight, tiles_at_once(size[0], *size[2:]))
-        packed: Tensor = torch.ops.aten.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *self.how, list(size))
+        dense = weight.contiguous().to_mkldnn()
+        packed: Tensor = torch.ops.aten.mkldnn_reorder_conv2d_weight(dense, *self.how, list(size))
         return packed
 
     def forward(self, x: Tensor) -> Tensor:

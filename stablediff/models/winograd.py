@@ -28,14 +28,15 @@ class WinogradKernel:
 
     def __init__(self, matrices: list[Tensor], tiles: int) -> None:
         self.tiles = tiles
-        self._matrices = [torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous(), tiles) for matrix in matrices]
+        self._matrices = [torch.ops.mkldnn._reorder_linear_weight(matrix, tiles) for matrix in matrices]
 
     @classmethod
     def of(cls, weight: Tensor, tiles: int) -> "WinogradKernel":
-        """G g Gᵀ."""
+        """G g Gᵀ, which is one product with G ⊗ G for all kernels."""
         g = weight.new_tensor(_G)
-        matrices = torch.einsum("ai,dcij,bj->abdc", g, weight, g)
-        return cls(list(matrices.flatten(0, 1)), tiles)
+        places = weight.permute(2, 3, 0, 1).reshape(9, -1)
+        matrices = (torch.kron(g, g) @ places).view(16, *weight.shape[:2])
+        return cls(list(matrices), tiles)
 
     def laid_out_for(self, tiles: int) -> "WinogradKernel":
         return WinogradKernel([matrix.to_dense() for matrix in self._matrices], tiles)
