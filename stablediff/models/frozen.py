@@ -11,7 +11,7 @@ class FrozenLayer(nn.Module):
     """In place of a linear layer or a convolution. Its weight is no parameter, but counts as one here."""
 
     num_weights: int
-    weight_bytes: int  # each
+    weight_bytes: float  # each
 
 
 def exchange(
@@ -32,7 +32,7 @@ def count_weights(network: nn.Module) -> int:
 
 def count_bytes(network: nn.Module) -> int:
     plain = sum(p.numel() * p.element_size() for p in network.parameters())
-    return plain + sum(layer.num_weights * layer.weight_bytes for layer in _frozen(network))
+    return plain + round(sum(layer.num_weights * layer.weight_bytes for layer in _frozen(network)))
 
 
 def _frozen(network: nn.Module) -> list[FrozenLayer]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stablediff.device import has_matrix_unit
 from stablediff.heap import give_back, leave_in_file
 from stablediff.models.frozen import FrozenLayer, exchange
-from stablediff.models.winograd import WinogradKernel, pays, tiles_at_once
+from stablediff.models.winograd import GROWTH, WinogradKernel, pays, suits, tiles_at_once
 
 _SAME = [1, 1], [1, 1], [1, 1], 1  # padding, stride, dilation and groups of a convolution that keeps the size
 
@@ -102,6 +102,8 @@ class PackedConv2d(_Packed):
         super().__init__(layer)
         assert not isinstance(layer.padding, str)
         self.how = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
+        if self.packs and self.how == _SAME and suits(layer.weight):
+            self.weight_bytes *= GROWTH
 
     def _layout(self, size: torch.Size) -> Any:
         if isinstance(self._packed, WinogradKernel):
@@ -109,7 +111,7 @@ class PackedConv2d(_Packed):
         return super()._layout(size)
 
     def pack(self, weight: Tensor, size: torch.Size) -> Any:
-        if self.how == _SAME and weight.shape[2:] == (3, 3) and pays(weight, size[0], *size[2:]):
+        if self.how == _SAME and pays(weight, size[0], *size[2:]):
             return WinogradKernel.of(weight, tiles_at_once(size[0], *size[2:]))
         dense = weight.contiguous().to_mkldnn()
         packed: Tensor = torch.ops.aten.mkldnn_reorder_conv2d_weight(dense, *self.how, list(size))
