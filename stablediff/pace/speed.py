@@ -17,7 +17,7 @@ from stablediff.pipeline import Pipeline
 from stablediff.request import MAX_CACHE_INTERVAL
 
 _BRIEF = 0.2  # seconds: when half a picture is decoded faster, the decoder is timed at its full size
-_AGAIN = 1.0  # seconds: what is faster is timed again, because the first call lays out weights for its size
+_AGAIN = 1.0  # seconds: what is faster is timed three times
 _DIGITS = 6  # of a size
 _WARM_UP = 8  # cells a side: enough to read the weights from the disk, and soon done
 
@@ -148,9 +148,12 @@ def _work(name: str) -> int:
 
 @torch.inference_mode()
 def _timed(work: Callable[[], object]) -> float:
-    """The seconds that it takes; the middle one of three if it is brief."""
+    """The seconds that it takes the second time; of what is brief the middle one of three.
+
+    The first time lays out weights for its size, which of large models takes as long as the work.
+    """
     times: list[float] = []
-    while not times or (len(times) < 3 and times[0] < _AGAIN):
+    while len(times) < (3 if times and times[0] < _AGAIN else 2):
         start = time.perf_counter()
         work()
         if torch.accelerator.is_available():
