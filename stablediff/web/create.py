@@ -38,7 +38,7 @@ class Create:
     settings: Settings
     stage: Stage
     edit: gr.Button  # takes the chosen picture to the second tab
-    restore: Callable[..., Any]  # (language, recipe) -> updates for `named` and `restored`
+    restore: Callable[..., Any]  # (language, recipe) -> updates for `named`, the quality and `restored`
     restored: gr.HTML
     about: gr.Markdown
     examples: list[gr.Button]
@@ -146,7 +146,7 @@ def make_create(studio: Studio) -> Create:
             )
     named = {"prompt": prompt, "negative": negative, "style": style, **settings.named}
     slots = {"prompt": wrong_prompt, "negative": wrong_negative, **settings.slots}
-    restore = make_restorer(named, restored, studio.models, studio.limits)
+    restore = make_restorer(named, settings.quality, restored, studio.models, studio.limits)
     language = studio.language
 
     _connect_chips(studio, named, chips, negative_chips)
@@ -188,7 +188,7 @@ def make_create(studio: Studio) -> Create:
         except RequestError as error:
             return {restored: wrong(str(error), language)}
 
-    file.change(restore_file, [language, file], [*named.values(), restored], **QUIET)
+    file.change(restore_file, [language, file], [*named.values(), settings.quality, restored], **QUIET)
     sticker.click(_make_sticker, [language, stage.shelf, stage.chosen], [sticker_file, stage.status], **QUIET)
     stage.recipe.change(None, None, sticker_file, js=_NO_STICKER, api_visibility="private")
     delete.click(_delete(studio, stage), [stage.ticket, stage.shelf, stage.chosen], stage.outputs, **QUIET)

@@ -85,7 +85,9 @@ def make_history(studio: Studio, create: Create, tabs: gr.Tabs, page: gr.Blocks)
     def restore(language: str, event: gr.EventData) -> dict[Any, Any]:
         return {**create.restore(language, str(event.recipe)), tabs: gr.Tabs(selected="create")}
 
-    history.select(restore, studio.language, [*create.named.values(), create.restored, tabs], **QUIET)
+    history.select(
+        restore, studio.language, [*create.named.values(), create.settings.quality, create.restored, tabs], **QUIET
+    )
     if archive is not None:
         _connect_archive(archive, history, page)
 

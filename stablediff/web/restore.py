@@ -13,6 +13,7 @@ from stablediff.errors import RequestError
 from stablediff.images import read_parameters
 from stablediff.request import UPSCALE_STRENGTH, VARIATION_STRENGTH, Limits, Request
 from stablediff.web.models import Models, resolve
+from stablediff.web.settings import OWN
 from stablediff.web.shelf import Drawn
 from stablediff.web.texts import text
 from stablediff.web.trouble import wrong
@@ -40,8 +41,10 @@ def to_controls(words: str, named: dict[str, Any], models: Models, limits: Limit
     return {named[name]: gr.update(value=value) for name, value in values.items()}
 
 
-def make_restorer(named: dict[str, Any], message: gr.HTML, models: Models, limits: Limits) -> Callable[..., Any]:
-    """(language, recipe) -> updates for `named` and the message."""
+def make_restorer(
+    named: dict[str, Any], quality: gr.Dropdown, message: gr.HTML, models: Models, limits: Limits
+) -> Callable[..., Any]:
+    """(language, recipe) -> updates for `named`, the quality and the message."""
 
     def restore(language: str, words: str) -> dict[Any, Any]:
         try:
@@ -52,7 +55,7 @@ def make_restorer(named: dict[str, Any], message: gr.HTML, models: Models, limit
             return {message: wrong(str(error), language)}
         loras = recipe.loras(words)
         line = text("restored_loras", language, loras=html.escape(loras)) if loras else text("restored", language)
-        return {**answer, message: line}
+        return {**answer, quality: OWN, message: line}
 
     return restore
 

@@ -205,10 +205,8 @@ def connect_settings(
         """More pictures or larger ones leave time for fewer steps."""
         return choose_quality(quality, *values) if quality == TIMED else {settings.budget: gr.skip()}
 
-    def check_quality(quality: str, seconds: Any, language: str, *values: Any) -> Any:
-        """Steps that came from elsewhere, as from a recipe, are not the quality's."""
-        meant = choose_quality(quality, seconds, language, *values).get(steps)
-        return gr.skip() if meant in (None, dict(zip(named, values, strict=True))["steps"]) else OWN
+    def check_quality(quality: str, steps: Any) -> Any:
+        return OWN if quality in QUALITIES and steps != _steps_of(quality, models, limits) else gr.skip()
 
     steps = named["steps"]
     chosen = [steps, named["sampler"], named["spacing"], settings.budget]
@@ -226,7 +224,7 @@ def connect_settings(
         **QUIET,
     )
     steps.input(None, None, settings.quality, js=f"() => {OWN!r}", api_visibility="private")
-    steps.change(check_quality, asked, settings.quality, trigger_mode="always_last", **QUIET)
+    steps.change(check_quality, [settings.quality, steps], settings.quality, trigger_mode="always_last", **QUIET)
     gr.on(
         [*(control.change for control in controls), language.change],
         estimate,
@@ -235,6 +233,10 @@ def connect_settings(
         trigger_mode="always_last",
         **QUIET,
     )
+
+
+def _steps_of(quality: str, models: Models, limits: Limits) -> int:
+    return min(preset(quality, models.current.config).num_steps, limits.max_steps)
 
 
 def choose(quality: str, seconds: Any, request: Request, models: Models) -> Preset | None:

@@ -68,7 +68,7 @@ CSS = """
 #head h1 { font-size: 1.35rem; font-weight: 650; letter-spacing: -.02em; margin: 0; }
 #head > * { flex: 0 0 auto; width: auto; min-width: 0; }
 #head .title { flex: 1 1 8rem; }
-.slot:not(:has(.chips, .wrong, .hint)) { display: none; }
+.slot:not(:has(.chips)):not(:has(.wrong)):not(:has(.hint)) { display: none; }
 .slot { padding: 0 .25rem; }
 .fit .html-container { padding: 0; }
 .fit { flex: 0 0 auto; min-width: 0; width: auto; align-self: center; }
