@@ -96,7 +96,7 @@ def _parser(asked: str = "") -> argparse.ArgumentParser:
         "--guidance-interval",
         type=_interval,
         metavar="LOW-HIGH",
-        help="guidance only at these noise levels (sigma, from about 15 down to 0; 1- has no end)",
+        help="guidance only at these noise levels (the model's own: of SD about 15 down to 0; 1- has no end)",
     )
     draw.add_argument("--cache-interval", type=_whole, metavar="N", help="at N-1 of N steps, reuse the deep layers")
     draw.add_argument("--merge-tokens", type=_number, metavar="X", help="0 to 0.75, this share of like cells as one")

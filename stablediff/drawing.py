@@ -19,7 +19,7 @@ from stablediff.images import open_image, read_parameters, save_png
 from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline, load
 from stablediff.recipe import loras as recipe_loras
-from stablediff.recipe import not_understood, parse, to_request
+from stablediff.recipe import not_understood, parse, starts_from_picture, wishes_of
 from stablediff.request import Request, ResolvedRequest
 
 # Without the time that is left by the steps' mean: `generate` knows better.
@@ -47,10 +47,7 @@ _SAME = ("eta", "quality", "sampler", "seed", "spacing", "strength")
 
 def draw_pictures(arguments: argparse.Namespace) -> int:
     """The sub-command. -> its exit code. Raises StableDiffError."""
-    try:
-        request = _request(arguments)
-    except RequestError as error:
-        raise _in_options(error) from error
+    request = _request(arguments)
     for index in range(request.num_images):  # said before the work, not after it
         _check_out(_numbered(arguments.out or Path("picture.png"), index, request.num_images))
     pipeline = _load(arguments)
@@ -97,10 +94,10 @@ def _request(arguments: argparse.Namespace) -> Request:
         recipe = read_parameters(arguments.like)
         if recipe is None or "Steps" not in parse(recipe):
             raise RequestError(f"{arguments.like} holds no recipe: only a PNG that was saved with one can be repeated")
-        options = dict(to_request(recipe).__dict__)
+        options = wishes_of(recipe)
         for strange in not_understood(recipe):
             print(f"note: {strange} is not known here, and the model's own is taken instead", file=sys.stderr)
-        if "Denoising strength" in parse(recipe) and arguments.init is None:
+        if starts_from_picture(recipe) and arguments.init is None:
             raise RequestError(f"{arguments.like} was drawn from another picture: give that one with --init")
         loras = recipe_loras(recipe)
         if loras and not arguments.lora:
@@ -135,10 +132,15 @@ def _request(arguments: argparse.Namespace) -> Request:
         "quality": arguments.quality,
         "time_budget_s": arguments.seconds,
     }
+    chosen: tuple[str, ...] = ("sampler", "eta") if arguments.sampler is not None else ()
     if arguments.quality is not None or arguments.seconds is not None:
-        for name in ("num_steps", "sampler", "spacing"):  # these are what is chosen anew
-            options.pop(name, None)
-    request = Request(**{**options, **{name: value for name, value in typed.items() if value is not None}})
+        chosen = ("num_steps", "sampler", "eta", "spacing")
+    for name in chosen:  # anew
+        options.pop(name, None)
+    try:
+        request = Request(**{**options, **{name: value for name, value in typed.items() if value is not None}})
+    except RequestError as error:
+        raise _in_options(error) from error
     if arguments.strength is not None and request.init_image is None:
         raise RequestError("--strength is for pictures that start from another: give that one with --init")
     return request
@@ -219,10 +221,13 @@ def _draw(pipeline: Pipeline, request: Request) -> tuple[Result | None, StableDi
     former = {number: signal.signal(number, stop) for number in signals}
     try:
         with tqdm(unit="step", leave=False, disable=None, bar_format=_BAR) as bar:
-            for event in generate(pipeline, request, should_stop=lambda: interrupted, speed=Speed(pipeline)):
+            speed = Speed(pipeline)
+            if request.time_budget_s is not None and not speed.times:
+                bar.write("measuring how fast this machine is, once", file=sys.stderr)
+            for event in generate(pipeline, request, should_stop=lambda: interrupted, speed=speed):
                 if isinstance(event, Update):
                     if event.request is not None and event.memory is not None:
-                        told = len(event.notes)
+                        told = len(event.notes)  # said now, and not once more at the end
                         for note in event.notes:
                             bar.write(f"note: {note}", file=sys.stderr)
                         bar.write(_estimate(event.request, event.seconds_left, event.memory), file=sys.stderr)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from PIL import Image
 
@@ -113,6 +114,11 @@ def to_request(text: str) -> Request:
     Raises RequestError if a value is out of our bounds; what the recipe leaves out, or what only other programs know,
     is left to the model.
     """
+    return Request(**wishes_of(text))
+
+
+def wishes_of(text: str) -> dict[str, Any]:
+    """What a recipe says, by the names of a request's fields. Raises RequestError for what should be a number."""
     fields = parse(text)
 
     def number(name: str) -> float | None:
@@ -131,37 +137,45 @@ def to_request(text: str) -> Request:
     named = fields.get("Schedule type", "").lower().replace(" ", "_")
     size = re.fullmatch(r"(\d{1,9})x(\d{1,9})", fields.get("Size", ""))
     interval = re.fullmatch(f"{_NUMBER}-{_NUMBER}", fields.get("CFG interval", ""))
-    return Request(
-        prompt=_LORA.sub("", fields["Prompt"]).strip() if "Lora hashes" in fields else fields["Prompt"],
-        negative_prompt=fields["Negative prompt"],
-        num_steps=whole("Steps"),
-        guidance_scale=number("CFG scale"),
-        guidance_rescale=number("CFG rescale") or 0.0,
-        guidance_interval=(float(interval[1]), float(interval[2])) if interval else None,
-        cache_interval=whole("Cache interval") or 1,
-        merged_tokens=number("Token merging ratio") or 0.0,
-        sampler=sampler,
-        spacing=named if named in SPACINGS else spacing,
-        eta=number("Eta") if sampler and SAMPLERS[sampler].takes_eta else None,
-        seed=whole("Seed"),
-        width=int(size[1]) if size else None,
-        height=int(size[2]) if size else None,
-        strength=number("Denoising strength") or 0.75,
-    )
+    return {
+        "prompt": _LORA.sub("", fields["Prompt"]).strip() if "Lora hashes" in fields else fields["Prompt"],
+        "negative_prompt": fields["Negative prompt"],
+        "num_steps": whole("Steps"),
+        "guidance_scale": number("CFG scale"),
+        "guidance_rescale": number("CFG rescale") or 0.0,
+        "guidance_interval": (float(interval[1]), float(interval[2])) if interval else None,
+        "cache_interval": whole("Cache interval") or 1,
+        "merged_tokens": number("Token merging ratio") or 0.0,
+        "sampler": sampler,
+        "spacing": named if named in SPACINGS else spacing,
+        "eta": number("Eta") if sampler and SAMPLERS[sampler].takes_eta else None,
+        "seed": whole("Seed"),
+        "width": int(size[1]) if size else None,
+        "height": int(size[2]) if size else None,
+        "strength": number("Denoising strength") or 0.75,
+    }
+
+
+def starts_from_picture(text: str) -> bool:
+    """Whether another picture was what it began with; a second, larger pass (the web UI's) has a strength as well."""
+    fields = parse(text)
+    return "Denoising strength" in fields and not any(name.startswith("Hires ") for name in fields)
 
 
 def not_understood(text: str) -> list[str]:
-    """What a recipe names and this program does not know, so that `to_request` leaves it to the model.
+    """What a recipe names and this program does not know, so that it is left to the model. As "Sampler: 'Restart'".
 
-    As "Sampler: Restart". Raises RequestError as `to_request` does.
+    Raises RequestError as `wishes_of` does.
     """
-    fields, request = parse(text), to_request(text)
-    understood = {"Sampler": request.sampler, "Schedule type": request.spacing, "Size": request.width}
-    return [
-        f"{name}: {fields[name][:40]}"
-        for name, value in understood.items()
-        if value is None and fields.get(name, _AUTOMATIC) != _AUTOMATIC
-    ]
+    fields, wishes = parse(text), wishes_of(text)
+    understood = {
+        "Sampler": "sampler",
+        "Schedule type": "spacing",
+        "Size": "width",
+        "CFG interval": "guidance_interval",
+    }
+    strange = [name for name, wish in understood.items() if wishes[wish] is None]
+    return [f"{name}: {fields[name][:40]!r}" for name in strange if fields.get(name, _AUTOMATIC) != _AUTOMATIC]
 
 
 def _sampler(label: str) -> tuple[str | None, str | None]:

@@ -72,7 +72,26 @@ def test_what_is_not_understood_of_a_recipe_is_said(run):
     save_png(Image.new("RGB", (8, 8)), Path("other.png"), "fox\nSteps: 2, Sampler: Restart, Size: 64x64, Seed: 3")
     outcome = run("generate", "--like", "other.png", "--out", "two.png")
     assert outcome.code == 0
-    assert "note: Sampler: Restart is not known here, and the model's own is taken instead" in outcome.err
+    assert "note: Sampler: 'Restart' is not known here, and the model's own is taken instead" in outcome.err
+
+
+@pytest.mark.usefixtures("loaded")
+def test_what_is_typed_goes_before_what_a_recipe_says_wrongly(run):
+    save_png(Image.new("RGB", (8, 8)), Path("big.png"), "fox\nSteps: 5000, Sampler: Euler, Seed: -1, Size: 4096x4096")
+    assert_refused(run("generate", "--like", "big.png", "--out", "two.png"), "--steps is 5000")
+    typed = ["--steps", "2", "--seed", "1", "--size", "64x64"]
+    assert run("generate", "--like", "big.png", *typed, "--out", "two.png").code == 0
+
+
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize("other", [["--sampler", "euler"], ["--seconds", "600"], ["--quality", "draft"]])
+def test_another_sampler_does_not_keep_the_noise_of_the_former(run, other: list[str]):
+    save_png(Image.new("RGB", (8, 8)), Path("eta.png"), "fox\nSteps: 2, Sampler: DDIM, Eta: 0.5, Seed: 1, Size: 64x64")
+    assert run("generate", "--like", "eta.png", *other, "--out", "two.png").code == 0
+
+
+def test_names_of_files_are_not_taken_for_options(run):
+    assert_refused(run("generate", "fox", "--init", "init_image.png"), "there is no picture init_image.png")
 
 
 @pytest.mark.usefixtures("loaded")

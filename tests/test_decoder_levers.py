@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stablediff.bench.gate import relative_error
 from stablediff.config import VAEConfig
 from stablediff.models.fold import FoldedUpsample, fold
+from stablediff.models.packed import pack
 from stablediff.models.rows import decode_in_rows
 
 
@@ -113,6 +114,21 @@ def test_folded_and_in_rows_are_the_plain_decoder(config: VAEConfig, height: int
         assert max_error(ours.decode(latents), expected) <= TOLERANCE
         assert max_error(decode_in_rows(ours, latents, strip), expected) <= TOLERANCE
     assert torch.equal(latents, before)
+
+
+@pytest.mark.parametrize("least", [0, 3e9])
+def test_rows_of_a_packed_decoder_are_the_plain_decoder(least: float, monkeypatch: pytest.MonkeyPatch):
+    """As it is loaded to draw in float32; with convolutions in Winograd's way, and without."""
+    monkeypatch.setattr("stablediff.models.winograd._LEAST", least)
+    monkeypatch.setattr("stablediff.models.winograd._NARROWEST", 64)
+    ours, _ = vae_pair(replace(TINY, channels=(64, 64, 96), norm_groups=8))
+    latents = randn(1, TINY.latent_channels, 9, 7)
+    with torch.inference_mode():
+        expected = ours.decode(latents)
+        pack(ours)
+        for strip in (20, 100, 10_000):
+            assert max_error(decode_in_rows(ours, latents, strip), expected) <= TOLERANCE
+        assert max_error(ours.decode(latents), expected) <= TOLERANCE
 
 
 def test_rows_in_bfloat16_are_as_exact_as_the_plain_decoder():

@@ -121,6 +121,12 @@ def test_names_that_mean_nothing_are_passed_over(toy: Pipeline):
     assert Speed(toy).unet((16, 8), Call(2, whole=False)) is None
 
 
+def test_nothing_takes_longer_than_what_is_larger(toy: Pipeline):
+    speed = Speed(toy)
+    write_times(speed.path, {"unet 8x8x2": 9.0, "unet 16x16x2": 2.0, "unet 32x32x2": 8.0}, "")
+    assert [Speed(toy).unet((side, side), Call(2)) for side in (4, 8, 16, 32, 64)] == [2.0, 2.0, 2.0, 8.0, 32.0]
+
+
 def test_a_folder_that_refuses_costs_only_the_memory(toy: Pipeline, tmp_path: Path):
     file = tmp_path / "a file, and no folder"
     file.write_text("")

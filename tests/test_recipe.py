@@ -13,7 +13,7 @@ from stablediff import Request, RequestError
 from stablediff.config import Defaults
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
-from stablediff.recipe import loras, not_understood, parse, to_request, to_text
+from stablediff.recipe import loras, not_understood, parse, starts_from_picture, to_request, to_text
 
 # What belongs to the occasion, not to the picture.
 LEFT_OUT = {"num_images", "init_image", "mask_image", "preview_every"}
@@ -182,9 +182,17 @@ def test_values_beyond_our_bounds_are_refused(line: str, message: str):
 
 def test_what_only_others_know_is_named():
     line = "Steps: 20, Sampler: Restart, Schedule type: {}, Size: wide, Seed: 1"
-    assert not_understood(f"a cat\n{line.format('Beta')}") == ["Sampler: Restart", "Schedule type: Beta", "Size: wide"]
-    assert not_understood(f"a cat\n{line.format('Automatic')}") == ["Sampler: Restart", "Size: wide"]
+    strange = ["Sampler: 'Restart'", "Schedule type: 'Beta'", "Size: 'wide'"]
+    assert not_understood(f"a cat\n{line.format('Beta')}") == strange
+    assert not_understood(f"a cat\n{line.format('Automatic')}") == ["Sampler: 'Restart'", "Size: 'wide'"]
+    assert not_understood("a cat\nSteps: 20, CFG interval: foo") == ["CFG interval: 'foo'"]
     assert not_understood("a cat\nSteps: 20, Sampler: Euler, Size: 64x64") == []
+
+
+def test_a_second_larger_pass_is_no_picture_to_start_from():
+    line = "a cat\nSteps: 20, Denoising strength: 0.7"
+    assert starts_from_picture(line)
+    assert not starts_from_picture(f"{line}, Hires upscale: 2, Hires upscaler: Latent")
 
 
 LINES = st.lists(

@@ -19,7 +19,8 @@ def restored(words: str) -> str:
     pipeline, message = toy_pipeline(), object()
     controls = ("prompt", "negative", "style", "steps", "guidance", "sampler", "spacing", "size", "seed", "count")
     named: dict[str, Any] = {name: name for name in controls}
-    restore = make_restorer(named, "quality", message, Models(pipeline, [], lambda _name, **_options: pipeline), Limits())  # type: ignore[arg-type]
+    models = Models(pipeline, [], lambda _name, **_options: pipeline)
+    restore = make_restorer(named, "quality", message, models, Limits())  # type: ignore[arg-type]
     return str(restore("en", words)[message])
 
 

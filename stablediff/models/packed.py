@@ -35,7 +35,7 @@ class _Packed(FrozenLayer):
         self._dense: Tensor | None = weight
         self._packed: Tensor | WinogradKernel | None = None
         self._size: torch.Size | None = None
-        self.weight_bytes = weight.element_size()
+        self.weight_bytes = weight.element_size() * (GROWTH if self.packs and suits(weight) else 1)
 
     @property
     def weight(self) -> Tensor:
@@ -102,8 +102,7 @@ class PackedConv2d(_Packed):
         super().__init__(layer)
         assert not isinstance(layer.padding, str)
         self.how = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
-        if self.packs and self.how == _SAME and suits(layer.weight):
-            self.weight_bytes *= GROWTH
+        self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
 
     def _layout(self, size: torch.Size) -> Any:
         if isinstance(self._packed, WinogradKernel):

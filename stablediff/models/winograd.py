@@ -43,7 +43,7 @@ class WinogradKernel:
         return WinogradKernel([matrix.to_dense() for matrix in self._matrices], tiles)
 
     def to_dense(self) -> Tensor:
-        """(D,C,3,3): g again, but for the last bit."""
+        """(D,C,3,3): g again, to rounding; what was float16 once is so to the bit."""
         u = torch.stack([matrix.to_dense() for matrix in self._matrices]).unflatten(0, (4, 4))
         rows = torch.stack([u[0], u[1] - u[2], u[3]])
         return torch.stack([rows[:, 0], rows[:, 1] - rows[:, 2], rows[:, 3]], 1).permute(2, 3, 0, 1)

@@ -74,7 +74,8 @@ class Arrival:
         """That a run took much longer than was said before it; nothing if it did not."""
         if foretold is None or took < foretold + max(_NOTICEABLE, _LATE * foretold):
             return []
-        return [f"it took {took:.0f} s instead of the {foretold:.0f} s foretold: were other programs at work?"]
+        said = f"{foretold:.{0 if foretold >= 10 else 1}f}"
+        return [f"it took {took:.0f} s instead of the {said} s foretold: were other programs at work?"]
 
     def left(self, steps: int, pictures: int) -> float | None:
         """For so many steps and pictures more; what is not known of the decoder counts nothing."""

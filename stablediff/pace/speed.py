@@ -44,7 +44,10 @@ class Speed:
         return self.times.get("text")
 
     def unet(self, cells: Cells, call: Call) -> float | None:
-        """Of one call; in proportion from the nearest size that is known, or None if none is."""
+        """Of one call; in proportion from the nearest size that is known, or None if none is.
+
+        Never more than a larger one took: if one was measured when others were at work, it may be seen by that.
+        """
         return self._scaled(_part(call), cells, call.rows)
 
     def decoder(self, cells: Cells) -> float | None:
@@ -59,11 +62,11 @@ class Speed:
         work = cells[0] * cells[1] * rows
         known = {_work(name): seconds for name, seconds in self.times.items() if name.startswith(f"{what} ")}
         known = {amount: seconds for amount, seconds in known.items() if amount}
-        exact = self.times.get(_name(what, cells, rows))
-        if exact is not None or not known:
-            return exact
+        if not known:
+            return None
         nearest = min(known, key=lambda amount: max(amount / work, work / amount))
-        return known[nearest] * work / nearest
+        seconds = self.times.get(_name(what, cells, rows), known[nearest] * work / nearest)
+        return min([seconds, *(other for amount, other in known.items() if amount > work)])
 
     def measure(self, pipeline: Pipeline, plan: Plan, *, again: bool = False, decoder: bool = False) -> None:
         """Times what is not yet known of a plan, or (`again`) the U-Net though it is, and so the decoder (`decoder`).

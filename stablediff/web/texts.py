@@ -69,12 +69,12 @@ TEXTS = {
     "in_seconds": ("The best in the time below", "Лучшее за время ниже"),
     "budget": ("Seconds for all pictures", "Секунд на все картинки"),
     "budget_short": (
-        "Not even one step fits into {number} s at this size: give more time, or choose a smaller size",
-        "За {number} с в этом размере не успеть и одного шага: дайте больше времени или выберите размер поменьше",
+        "Not even one step fits into {number} s: give more time, or choose a smaller size or fewer pictures",
+        "За {number} с не успеть и одного шага: дайте больше времени, выберите размер поменьше или меньше картинок",
     ),
     "budget_few": (
-        "{number} steps rarely make a good picture, {fewest} would: give more time, or choose a smaller size",
-        "Шагов мало: {number}, хорошая картинка выходит с {fewest}. Дайте больше времени или выберите размер поменьше",
+        "{number} steps rarely make a good picture, {fewest} would: give more time, or draw less or smaller",
+        "Шагов мало: {number}, хорошая картинка выходит с {fewest}. Дайте больше времени, уменьшите размер или число",
     ),
     "steps": ("Steps", "Шаги"),
     "guidance": ("Guidance (1 is none)", "Следование запросу (1 — нет)"),
