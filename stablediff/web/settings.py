@@ -24,7 +24,7 @@ from stablediff.web.trouble import beside, control_of, remark, wrong
 from stablediff.web.voice import Voice
 
 SIZES = (256, 256), (512, 512), (512, 768), (768, 512), (768, 768), (1024, 1024)
-MOST_SECONDS = 300
+_MOST_SECONDS = 300
 OWN, TIMED = "own", "timed"  # the quality of steps that were set by hand, and of those that fit into a time
 
 
@@ -59,7 +59,7 @@ def make_settings(voice: Voice, pipeline: Pipeline, limits: Limits) -> Settings:
         gr.Slider,
         {"label": "budget"},
         minimum=1,
-        maximum=MOST_SECONDS,
+        maximum=_MOST_SECONDS,
         step=1,
         value=15,
         visible=False,
