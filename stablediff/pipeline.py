@@ -186,7 +186,7 @@ def load(
         compile_unet(pipeline.unet, compute.device)
     elif packs and can_pack(compute.dtype):
         pack(pipeline.unet)
-    if packs and can_pack() and compute.vae_dtype(force_upcast=True) == torch.float32:
+    if packs and compute.dtype == torch.float32 and can_pack():
         pack(pipeline.vae)  # in bfloat16 there is nothing to win
     if offload:
         pipeline.turns = Turns(compute.device)

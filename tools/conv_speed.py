@@ -3,13 +3,12 @@
 python tools/conv_speed.py
 """
 
-import time
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import nn
 
+from stablediff.bench.peaks import best_of
 from stablediff.models import winograd
 from stablediff.models.packed import PackedConv2d
 
@@ -28,17 +27,6 @@ DRAWING: tuple[Shape, ...] = (
     (1, 512, 512, 128),
     (1, 256, 256, 256),
 )
-
-
-def best_of(work: Callable[[], object], times: int = 5) -> float:
-    """Seconds, without the first one, which lays out weights."""
-    work()
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def precisions() -> None:

@@ -29,12 +29,12 @@ def _peaks(dtype: torch.dtype, *, quick: bool) -> dict[str, float]:
     conv = conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.randn(2, channels, size, size).to(dtype, memory_format=torch.channels_last)
     return {
-        "matmul": 2 * side**3 / _best(lambda: a @ b) / 1e9,
-        "conv": 2 * x.numel() * channels * 9 / _best(lambda: conv(x)) / 1e9,
+        "matmul": 2 * side**3 / best_of(lambda: a @ b) / 1e9,
+        "conv": 2 * x.numel() * channels * 9 / best_of(lambda: conv(x)) / 1e9,
     }
 
 
-def _best(work: Callable[[], object]) -> float:
+def best_of(work: Callable[[], object]) -> float:
     """Seconds of the fastest of some trials, because a peak is what is sought."""
     times = []
     for _ in range(_TRIALS):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stablediff.device import has_matrix_unit
 from stablediff.heap import give_back, leave_in_file
 from stablediff.models.frozen import FrozenLayer, exchange
-from stablediff.models.winograd import GROWTH, WinogradKernel, pays, suits, tiles_at_once
+from stablediff.models.winograd import GROWTH, WinogradKernel, pays, suits
 
 _SAME = [1, 1], [1, 1], [1, 1], 1  # padding, stride, dilation and groups of a convolution that keeps the size
 
@@ -106,12 +106,12 @@ class PackedConv2d(_Packed):
 
     def _layout(self, size: torch.Size) -> Any:
         if isinstance(self._packed, WinogradKernel):
-            return self._packed.laid_out_for(tiles_at_once(size[0], *size[2:]))
+            return self._packed.laid_out_for(size)
         return super()._layout(size)
 
     def pack(self, weight: Tensor, size: torch.Size) -> Any:
         if self.how == _SAME and pays(weight, size[0], *size[2:]):
-            return WinogradKernel.of(weight, tiles_at_once(size[0], *size[2:]))
+            return WinogradKernel.of(weight, size)
         dense = weight.contiguous().to_mkldnn()
         packed: Tensor = torch.ops.aten.mkldnn_reorder_conv2d_weight(dense, *self.how, list(size))
         return packed

@@ -12,6 +12,8 @@ float32 the result differs from the plain sums by their rounding (3e-6 of the la
 tiles are differences.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,22 +27,22 @@ _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
 
 class WinogradKernel:
-    """A kernel (D,C,3,3) as 4x4 matrices (D,C), laid out for products with `tiles` rows."""
+    """A kernel (D,C,3,3) as 4x4 matrices (D,C), laid out for maps of a size (B,C,H,W)."""
 
-    def __init__(self, matrices: list[Tensor], tiles: int) -> None:
-        self.tiles = tiles
+    def __init__(self, matrices: Iterable[Tensor], size: torch.Size) -> None:
+        batch, _, height, width = size
+        tiles = batch * _rows_at_once(batch, height, width) * -(-width // 2)
         self._matrices = [torch.ops.mkldnn._reorder_linear_weight(matrix, tiles) for matrix in matrices]
 
     @classmethod
-    def of(cls, weight: Tensor, tiles: int) -> "WinogradKernel":
+    def of(cls, weight: Tensor, size: torch.Size) -> "WinogradKernel":
         """G g Gᵀ, which is one product with G ⊗ G for all kernels."""
         g = weight.new_tensor(_G)
         places = weight.permute(2, 3, 0, 1).reshape(9, -1)
-        matrices = (torch.kron(g, g) @ places).view(16, *weight.shape[:2])
-        return cls(list(matrices), tiles)
+        return cls((torch.kron(g, g) @ places).view(16, *weight.shape[:2]), size)
 
-    def laid_out_for(self, tiles: int) -> "WinogradKernel":
-        return WinogradKernel([matrix.to_dense() for matrix in self._matrices], tiles)
+    def laid_out_for(self, size: torch.Size) -> "WinogradKernel":
+        return WinogradKernel((matrix.to_dense() for matrix in self._matrices), size)
 
     def to_dense(self) -> Tensor:
         """(D,C,3,3): g again, to rounding; what was float16 once is so to the bit."""
@@ -55,7 +57,7 @@ class WinogradKernel:
         tall, wide = -(-height // 2), -(-width // 2)  # tiles
         x = x.permute(0, 2, 3, 1)
         out = x.new_empty(batch, tall, 2, wide, 2, self._matrices[0].shape[0])
-        step = rows_at_once(batch, height, width)
+        step = _rows_at_once(batch, height, width)
         for top in range(0, tall, step):
             part = out[:, top : top + step]
             first, last = 2 * top - 1, 2 * (top + part.shape[1]) + 1
@@ -92,15 +94,11 @@ def _differences(x: Tensor, dim: int, count: int) -> list[Tensor]:
     return [cells[0] - cells[2], cells[1] + cells[2], cells[2] - cells[1], cells[1] - cells[3]]
 
 
-def rows_at_once(batch: int, height: int, width: int) -> int:
+def _rows_at_once(batch: int, height: int, width: int) -> int:
     """Rows of tiles in a strip: all strips alike, but for the last one."""
     tall, wide = -(-height // 2), -(-width // 2)
     strips = -(-batch * tall * wide // _TILES)
     return max(-(-tall // strips), 1)
-
-
-def tiles_at_once(batch: int, height: int, width: int) -> int:
-    return batch * rows_at_once(batch, height, width) * -(-width // 2)
 
 
 def suits(weight: Tensor) -> bool:

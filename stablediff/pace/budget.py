@@ -11,7 +11,7 @@ from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.errors import RequestError
 from stablediff.pace.estimate import seconds_for
 from stablediff.pace.plan import Plan, make_plan
-from stablediff.pace.presets import PRESETS, Preset, apply_preset, family, preset
+from stablediff.pace.presets import Preset, apply_preset, fewest_steps, preset
 from stablediff.pace.speed import Speed, costliest
 from stablediff.pipeline import Pipeline
 from stablediff.request import MIN_SIZE, Request
@@ -41,7 +41,7 @@ def fit(request: Request, pipeline: Pipeline, speed: Speed) -> Choice:
     would not fit. Measures the machine where it is not known. Raises RequestError if not even one step fits.
     """
     budget, started = request.time_budget_s or 0.0, time.perf_counter()
-    fewest = PRESETS[family(pipeline.config)].fewest
+    fewest = fewest_steps(pipeline.config)
     *larger, smallest = _sizes(replace(request, time_budget_s=None), pipeline)
 
     def attempt(sized: Request) -> Request | None:

@@ -46,6 +46,11 @@ def family(config: ModelConfig) -> str:
     return "custom" if config.kind == "custom" else "diffusion"
 
 
+def fewest_steps(config: ModelConfig) -> int:
+    """From which this model still draws something."""
+    return PRESETS[family(config)].fewest
+
+
 def preset(quality: str, config: ModelConfig) -> Preset:
     """One of `config.QUALITIES`, for this model."""
     presets = PRESETS[family(config)]

@@ -12,7 +12,7 @@ from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
 from stablediff.errors import RequestError
 from stablediff.pace.budget import within
-from stablediff.pace.presets import PRESETS, Preset, family, preset
+from stablediff.pace.presets import Preset, fewest_steps, preset
 from stablediff.pipeline import Pipeline
 from stablediff.request import MAX_GUIDANCE, Limits, Request
 from stablediff.web import wish
@@ -256,7 +256,7 @@ def choose(quality: str, seconds: Any, request: Request, models: Models) -> Pres
 
 def _doubt(chosen: Preset, seconds: float, models: Models, language: str) -> str:
     """What a picture in so little time will lack."""
-    fewest = PRESETS[family(models.current.config)].fewest
+    fewest = fewest_steps(models.current.config)
     if chosen.num_steps == 0:
         return remark(text("budget_short", language, number=seconds))
     if chosen.num_steps < fewest:
