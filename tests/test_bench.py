@@ -144,7 +144,7 @@ def test_more_than_the_peak_is_doubted(tmp_path: Path):
     found = collect(settings)
     for share, doubted in ((0.9, False), (1.5, True)):
         found["rows"][0]["share"] = share
-        assert ("More than the peak is impossible" in markdown(found, {})) == doubted
+        assert ("More than the peak: either others were at work" in markdown(found, {})) == doubted
 
 
 class Other:

@@ -51,7 +51,10 @@ def markdown(results: dict[str, Any], plots: dict[str, str]) -> str:
         )
         parts += [_lane(lane, rows) for lane in dict.fromkeys(row["lane"] for row in rows)]
         if any((row["share"] or 0) > _DOUBTFUL for row in rows):
-            parts.append("More than the peak is impossible: others were at work while it was measured. Do it again.\n")
+            parts.append(
+                "More than the peak: either others were at work while it was measured, or the operations, counted as "
+                "the plain way needs them, were fewer (Winograd's convolutions).\n"
+            )
         if name in plots:
             parts.append(f"![seconds a picture]({plots[name]})\n")
     return "\n".join(parts)
