@@ -2,9 +2,7 @@
 
 import argparse
 import io
-import math
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from stablediff.diffusion.spacing import SPACINGS
 from stablediff.drawing import draw_pictures
 from stablediff.errors import RequestError, StableDiffError
 from stablediff.inventory import show_models
-from stablediff.request import parse_size
+from stablediff.request import parse_interval, parse_size
 from stablediff.version import __version__
 
 
@@ -177,12 +175,10 @@ def _number(text: str) -> float:
 
 
 def _interval(text: str) -> tuple[float, float]:
-    """ "0.28-5.42"; "0.28-" has no end."""
-    found = re.fullmatch(r"([\d.]+(?:e[+-]?\d+)?)-(.*)", text.strip(), re.IGNORECASE)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no interval: write two noise levels, as 0.28-5.42")
-    low, high = found.groups()
-    return _number(low), _number(high) if high else math.inf
+    try:
+        return parse_interval(text)
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _size(text: str) -> tuple[int, int]:

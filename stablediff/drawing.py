@@ -1,6 +1,7 @@
 """`python -m stablediff generate`: from what was typed to pictures on the disk, with a bar on the way."""
 
 import argparse
+import math
 import os
 import re
 import signal
@@ -252,8 +253,9 @@ def _left(seconds: float | None) -> str:
 def _estimate(request: ResolvedRequest, seconds: float | None, memory: float) -> str:
     """What will be drawn, and what it will take."""
     low, high = request.guidance_interval or (0.0, 0.0)
+    levels = f"between {low:g} and {high:g}" if high < math.inf else f"above {low:g}"
     shortcuts = {
-        f"guidance between {low:g} and {high:g}": request.guidance_interval is not None,
+        f"guidance {levels}": request.guidance_interval is not None,
         f"deep layers at one call of {request.cache_interval}": request.cache_interval > 1,
         f"{request.merged_tokens:g} of the tokens merged": request.merged_tokens > 0,
     }

@@ -217,6 +217,25 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
+def parse_interval(text: str) -> tuple[float, float]:
+    """ "0.28-5.42" -> (0.28, 5.42), noise levels σ; "0.28-" has no end."""
+    number = r"\d{1,9}(?:\.\d{0,9})?(?:e[+-]?\d{1,2})?"
+    match = re.fullmatch(rf"\s*({number})\s*[-–]\s*({number}|inf)?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise RequestError(f"{text[:40]!r} is no interval: write two noise levels, as 0.28-5.42")
+    interval = float(match[1]), float(match[2] or math.inf)
+    _check_interval(interval)
+    return interval
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """As `parse_interval` reads it; nothing for none."""
+    if interval is None:
+        return ""
+    low, high = interval
+    return f"{low:.9g}-" + (f"{high:.9g}" if high < math.inf else "")
+
+
 def _check_int(name: str, value: int | None, low: int, high: int) -> None:
     if value is None:
         return

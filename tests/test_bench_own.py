@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from toy import toy_pipeline
 
+from stablediff import Pipeline
 from stablediff.bench import command, levers
 from stablediff.bench.growth import Series, wishes_for
 from stablediff.bench.levers import picture_error
@@ -33,6 +34,8 @@ def test_shortcuts_are_measured_beside_the_plain_way(
     found = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))["levers"]
     assert found["plain"]["times_faster"] == 1
     assert found["plain"]["picture_error"] == 0
+    assert found["four times the steps"]["fine_picture_error"] == 0
+    assert found["plain"]["fine_picture_error"] == found["four times the steps"]["picture_error"] > 0
     assert {"half the steps", "deep layers at 1 call of 2", "50% of the tokens merged"} <= set(found)
     for name, figures in found.items():
         assert figures["seconds"] > 0
@@ -40,6 +43,16 @@ def test_shortcuts_are_measured_beside_the_plain_way(
     text = report.read_text(encoding="utf-8")
     assert all(name in text for name in found)
     assert (tmp_path / report.with_suffix(".png").name).is_file()
+
+
+def test_where_a_sampler_that_adds_noise_would_come_to_is_not_asked(toy: Pipeline, tmp_path: Path):
+    pictures = [Image.new("RGB", (8, 8))]
+    measured = levers.Measured(0.2, [0.1], [math.nan], [0.1], [0.1], pictures)
+    found = {lever.name: measured for lever in levers.levers_for(toy, Request(), None)}
+    for sampler, shown in (("euler", 0.0), ("euler_ancestral", None)):
+        report = levers.write_levers(toy, Request(sampler=sampler), found, tmp_path, 1)
+        figures = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))["levers"]
+        assert {one["fine_picture_error"] for one in figures.values()} == {shown}
 
 
 def test_a_picture_that_is_two_off_has_an_error_of_two():

@@ -1,6 +1,7 @@
 """The queue: turns, limits, and a stop that stops."""
 
 import asyncio
+import math
 import random
 import threading
 from collections.abc import Coroutine, Iterator
@@ -183,7 +184,7 @@ def test_quality_is_what_the_core_makes_of_it(monkeypatch: pytest.MonkeyPatch) -
     pipeline = toy_pipeline()
     models = Models(pipeline, [], lambda _name, **_options: pipeline)
     request = Request(num_steps=1, sampler="euler")
-    assert choose("draft", 15, request, models) == Preset(10, "dpmpp_2m", "align_your_steps")
+    assert choose("draft", 15, request, models) == Preset(8, "dpmpp_2m", "align_your_steps", (0.5, math.inf))
     assert choose("balanced", 15, request, models) == Preset(3)
     assert choose(TIMED, 2, request, models) is None, "nothing was measured yet"
     with machine(pipeline, monkeypatch, cell=1e-3):

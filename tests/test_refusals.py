@@ -13,7 +13,7 @@ from stablediff.errors import NumericalError, RequestError
 from stablediff.fallback import Precisions
 from stablediff.images import open_image
 from stablediff.refusals import translate
-from stablediff.request import Limits, parse_size
+from stablediff.request import Limits, parse_interval, parse_size
 from stablediff.sticker import to_sticker
 from stablediff.telegram.record import resolve
 
@@ -46,6 +46,7 @@ REFUSED: list[Callable[[], object]] = [
     lambda: Request(spacing="magic"),
     lambda: Request(eta=0.5, sampler="heun"),
     lambda: parse_size("big"),
+    lambda: parse_interval("all"),
     _limited(num_steps=101),
     _limited(width=2048),
     _limited(num_images=5),

@@ -9,7 +9,7 @@ from PIL import Image
 
 from stablediff import Request, RequestError
 from stablediff.config import Defaults
-from stablediff.request import parse_size
+from stablediff.request import interval_text, parse_interval, parse_size
 
 PICTURE = Image.new("RGB", (64, 64))
 NAN, INF = math.nan, math.inf
@@ -222,6 +222,30 @@ def test_a_size_asked_for_wins_over_the_picture_to_start_from():
 )
 def test_sizes_are_read(text: str, size: tuple[int, int]):
     assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "interval"),
+    [
+        ("0.28-5.42", (0.28, 5.42)),
+        (" 0.5 - ", (0.5, math.inf)),
+        ("1e-3–2e1", (0.001, 20.0)),
+        ("0-inf", (0.0, math.inf)),
+    ],
+)
+def test_intervals_are_read_and_written(text: str, interval: tuple[float, float]):
+    assert parse_interval(text) == interval
+    assert parse_interval(interval_text(interval)) == interval
+    assert interval_text(None) == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["all", "", "5", "-5", "5-1", "1-1", "1--2", "nan-", "inf-", "1-2-3", "9" * 5000 + "-"]
+)
+def test_what_is_no_interval_is_refused(text: str):
+    with pytest.raises(RequestError, match=r"is no interval: write two|choose 0 <= low < high") as caught:
+        parse_interval(text)
+    assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ _RECENT = 8  # steps that tell how fast it goes now
 def seconds_for(plan: Plan, speed: Speed) -> float | None:
     """Seconds of the whole run, as far as the speed is known; None if it is not."""
     decoder = speed.decoder(plan.canvas.cells)
-    total = (speed.text() or 0.0) * (2 if plan.guidance.scale > 1 else 1)
+    total = (speed.text() or 0.0) * (2 if plan.guidance.scale > 1 else 1) + speed.warm_up(plan.canvas.cells)
     for pictures, batches in plan.batches.items():
         for call, times in plan.calls(pictures).items():
             seconds = speed.unet(plan.canvas.cells, call)
@@ -46,11 +46,12 @@ class Arrival:
     """The seconds that are left of a run: from what is known of the machine, corrected by what this run shows.
 
     `step` and `decode` are seconds of a batch's step and of a picture's decoding, as far as they are known; `steps` are
-    those that this run has made.
+    those that this run has made. The first one takes `warm_up` longer.
     """
 
     step: float | None = None
     decode: float | None = None
+    warm_up: float = 0.0
     steps: list[float] = field(default_factory=list)
 
     def saw_step(self, seconds: float) -> None:
@@ -79,7 +80,9 @@ class Arrival:
 
     def left(self, steps: int, pictures: int) -> float | None:
         """For so many steps and pictures more; what is not known of the decoder counts nothing."""
-        return None if self.step is None else steps * self.step + pictures * (self.decode or 0.0)
+        if self.step is None:
+            return None
+        return (0.0 if self.steps else self.warm_up) + steps * self.step + pictures * (self.decode or 0.0)
 
 
 def expect(plan: Plan, speed: Speed | None) -> Arrival:
@@ -90,4 +93,4 @@ def expect(plan: Plan, speed: Speed | None) -> Arrival:
     seconds = [speed.unet(plan.canvas.cells, call) for call in calls]
     known = [one * count for one, count in zip(seconds, calls.values(), strict=True) if one is not None]
     step = sum(known) / plan.steps if len(known) == len(seconds) else None
-    return Arrival(step, speed.decoder(plan.canvas.cells))
+    return Arrival(step, speed.decoder(plan.canvas.cells), speed.warm_up(plan.canvas.cells))

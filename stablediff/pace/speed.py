@@ -19,7 +19,8 @@ from stablediff.request import MAX_CACHE_INTERVAL
 _BRIEF = 0.2  # seconds: when half a picture is decoded faster, the decoder is timed at its full size
 _AGAIN = 1.0  # seconds: what is faster is timed three times
 _DIGITS = 6  # of a size
-_WARM_UP = 8  # cells a side: enough to read the weights from the disk, and soon done
+_NOTHING = 1e-6  # seconds, that is: only what takes longer than 0 is kept
+_FIRST = "first step"  # the name under which its surplus is kept
 
 Cells = tuple[int, int]  # rows and columns of the latents
 
@@ -38,6 +39,7 @@ class Speed:
         self.path = folder / "speed" / f"{name}.json" if folder else None
         self.times = read_times(self.path)
         self.timed = False  # whether a U-Net's call was, and not only read about
+        self.laid_out: Cells | None = None  # the size that this process has last called the U-Net at
 
     def text(self) -> float | None:
         """Of reading one prompt."""
@@ -53,6 +55,10 @@ class Speed:
     def decoder(self, cells: Cells) -> float | None:
         """Of one picture, in the same way."""
         return self._scaled("decoder", cells, 1)
+
+    def warm_up(self, cells: Cells) -> float:
+        """What a first step at this size takes beyond the others: weights are read, and laid out for it."""
+        return 0.0 if cells == self.laid_out else self.times.get(_FIRST, 0.0)
 
     def knows(self, cells: Cells, call: Call) -> bool:
         """Whether a call at this very size was timed."""
@@ -77,32 +83,31 @@ class Speed:
         cells = plan.canvas.cells
         new = {}
         if again or self.text() is None:
-            encode_prompts(pipeline, [""], 512, 512)  # warm
-            new["text"] = _timed(lambda: encode_prompts(pipeline, [""], 512, 512))
+            new["text"] = median(_times(lambda: encode_prompts(pipeline, [""], 512, 512)))
         # With a cache, calls of two kinds have to be known.
-        for call in {most, most._replace(whole=plan.request.cache_interval == 1)}:
+        for call in dict.fromkeys((most, most._replace(whole=plan.request.cache_interval == 1))):
             if again or not self.knows(cells, call):
-                # What is compiled is so for its own size.
-                warm_up = cells if pipeline.unet.compiled else (_WARM_UP, _WARM_UP)
-                _call_unet(pipeline, warm_up, call)()
-                new[_name(_part(call), cells, call.rows)] = _timed(_call_unet(pipeline, cells, call))
-                self.timed = True
+                times = _times(_call_unet(pipeline, cells, call))
+                new[_name(_part(call), cells, call.rows)] = median(times)
+                if cells != self.laid_out:
+                    new[_FIRST] = max(times[0] - median(times), _NOTHING)
+                self.timed, self.laid_out = True, cells
         if decoder or _name("decoder", cells, 1) not in self.times:
             half = max(cells[0] // 2, 1), max(cells[1] // 2, 1)
-            _call_decoder(pipeline, (_WARM_UP, _WARM_UP))()
-            seconds = _timed(_call_decoder(pipeline, half))
+            seconds = median(_times(_call_decoder(pipeline, half)))
             new[_name("decoder", half, 1)] = seconds
             if seconds < _BRIEF:
-                new[_name("decoder", cells, 1)] = _timed(_call_decoder(pipeline, cells))
+                new[_name("decoder", cells, 1)] = median(_times(_call_decoder(pipeline, cells)))
         self._keep(new, pipeline)
 
     def learn(self, pipeline: Pipeline, plan: Plan, steps: Sequence[float], decode: float) -> None:
         """Takes in a run: the seconds of its steps (with full batches), and of decoding one picture.
 
-        The first step also warms up, and only says that a call takes no longer; a step of several calls that are not
-        alike says nothing.
+        The first step also warms up: it says how long that takes, and of a call only that it takes no longer. A step of
+        several calls that are not alike says nothing.
         """
-        new = {_name("decoder", plan.canvas.cells, 1): decode}
+        cells = plan.canvas.cells
+        new = {_name("decoder", cells, 1): decode}
         calls_by_step = plan.calls_by_step(plan.batch_size)
         times: dict[Call, list[float]] = {}
         for number, seconds in list(enumerate(steps))[1:]:
@@ -110,12 +115,17 @@ class Speed:
             if len(set(calls)) == 1:
                 times.setdefault(calls[0], []).append(seconds / len(calls))
         first = calls_by_step[0]
-        if steps and len(set(first)) == 1 and first[0] not in times:
-            known = self.unet(plan.canvas.cells, first[0])
-            if known is not None and steps[0] / len(first) < known:
+        if steps and len(set(first)) == 1:
+            known = median(times[first[0]]) if first[0] in times else self.unet(cells, first[0])
+            surplus = None if known is None else steps[0] - known * len(first)
+            if surplus is not None and cells != self.laid_out:
+                new[_FIRST] = max(surplus, _NOTHING)
+            if surplus is not None and surplus < 0 and first[0] not in times:
                 times[first[0]] = [steps[0] / len(first)]
+        if steps:
+            self.laid_out = cells
         for call, each in times.items():
-            new[_name(_part(call), plan.canvas.cells, call.rows)] = median(each)
+            new[_name(_part(call), cells, call.rows)] = median(each)
         self._keep(new, pipeline)
 
     def _keep(self, new: dict[str, float], pipeline: Pipeline) -> None:
@@ -150,10 +160,10 @@ def _work(name: str) -> int:
 
 
 @torch.inference_mode()
-def _timed(work: Callable[[], object]) -> float:
-    """The seconds that it takes the second time; of what is brief the middle one of three.
+def _times(work: Callable[[], object]) -> list[float]:
+    """The seconds that it takes twice, and three times if it is brief.
 
-    The first time lays out weights for its size, which of large models takes as long as the work.
+    The first time reads weights and lays them out for its size, which of large models takes as long as the work.
     """
     times: list[float] = []
     while len(times) < (3 if times and times[0] < _AGAIN else 2):
@@ -162,7 +172,7 @@ def _timed(work: Callable[[], object]) -> float:
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
         times.append(time.perf_counter() - start)
-    return median(times)
+    return times
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ import gradio as gr
 from stablediff import recipe
 from stablediff.errors import RequestError
 from stablediff.images import read_parameters
-from stablediff.request import UPSCALE_STRENGTH, VARIATION_STRENGTH, Limits, Request
+from stablediff.request import UPSCALE_STRENGTH, VARIATION_STRENGTH, Limits, Request, interval_text
 from stablediff.web.models import Models, resolve
 from stablediff.web.settings import OWN
 from stablediff.web.shelf import Drawn
@@ -32,6 +32,7 @@ def to_controls(words: str, named: dict[str, Any], models: Models, limits: Limit
         "style": "",
         "steps": request.num_steps,
         "guidance": max(request.guidance_scale, 1),
+        "interval": interval_text(request.guidance_interval),
         "sampler": request.sampler,
         "spacing": request.spacing,
         "size": f"{request.width}x{request.height}",

@@ -14,7 +14,7 @@ from stablediff.errors import RequestError
 from stablediff.pace.budget import within
 from stablediff.pace.presets import Preset, fewest_steps, preset
 from stablediff.pipeline import Pipeline
-from stablediff.request import MAX_GUIDANCE, Limits, Request
+from stablediff.request import MAX_GUIDANCE, Limits, Request, interval_text
 from stablediff.web import wish
 from stablediff.web.events import QUIET
 from stablediff.web.models import Models, resolve
@@ -114,13 +114,28 @@ def make_settings(voice: Voice, pipeline: Pipeline, limits: Limits) -> Settings:
         sampler = voice(gr.Dropdown, {"label": "sampler"}, choices=labels, value=defaults.sampler, elem_id="sampler")
         spacing = voice(gr.Dropdown, {"label": "spacing", "choices": _spacings}, value="", elem_id="spacing")
         wrong_spacing = _slot("spacing")
+        interval = voice(
+            gr.Textbox,
+            {"label": "interval", "placeholder": "interval_all", "info": "interval_info"},
+            max_lines=1,
+            elem_id="interval",
+        )
+        wrong_interval = _slot("interval")
     dice.click(
         lambda: str(secrets.randbelow(2**32)),
         None,
         seed,
         **QUIET,
     )
-    named = {"steps": steps, "guidance": guidance, "sampler": sampler, "spacing": spacing, "size": size, "seed": seed}
+    named = {
+        "steps": steps,
+        "guidance": guidance,
+        "interval": interval,
+        "sampler": sampler,
+        "spacing": spacing,
+        "size": size,
+        "seed": seed,
+    }
     slots = {
         "steps": wrong_steps,
         "guidance": wrong_guidance,
@@ -128,6 +143,7 @@ def make_settings(voice: Voice, pipeline: Pipeline, limits: Limits) -> Settings:
         "count": wrong_count,
         "seed": wrong_seed,
         "spacing": wrong_spacing,
+        "interval": wrong_interval,
     }
     return Settings({**named, "count": count}, slots, quality, seconds, budget, dice, lock)
 
@@ -198,6 +214,7 @@ def connect_settings(
             steps: min(max(chosen.num_steps, 1), limits.max_steps),
             named["sampler"]: chosen.sampler or models.current.config.defaults.sampler,
             named["spacing"]: chosen.spacing or "",
+            named["interval"]: interval_text(chosen.guidance_interval),
             settings.budget: _doubt(chosen, seconds, models, language) if quality == TIMED else "",
         }
 
@@ -209,7 +226,7 @@ def connect_settings(
         return OWN if quality in QUALITIES and steps != _steps_of(quality, models, limits) else gr.skip()
 
     steps = named["steps"]
-    chosen = [steps, named["sampler"], named["spacing"], settings.budget]
+    chosen = [steps, *(named[name] for name in ("sampler", "spacing", "interval")), settings.budget]
     asked = [settings.quality, settings.seconds, language, *controls]
     settings.quality.input(choose_quality, asked, chosen, **QUIET)
     settings.quality.change(
@@ -249,9 +266,11 @@ def choose(quality: str, seconds: Any, request: Request, models: Models) -> Pres
     budget = wish.budget(seconds)
     if models.speed is None:
         return None
-    left_open = replace(request, num_steps=None, sampler=None, spacing=None)
+    left_open = replace(request, num_steps=None, sampler=None, spacing=None, guidance_interval=None)
     chosen = within(budget, left_open, models.current, models.speed)
-    return Preset(0) if chosen is None else Preset(chosen.num_steps or 0, chosen.sampler, chosen.spacing)
+    if chosen is None:
+        return Preset(0)
+    return Preset(chosen.num_steps or 0, chosen.sampler, chosen.spacing, chosen.guidance_interval)
 
 
 def _doubt(chosen: Preset, seconds: float, models: Models, language: str) -> str:

@@ -39,6 +39,7 @@ def connect_switch(studio: Studio, create: Create, model: gr.Dropdown, page: gr.
             create.settings.quality: "balanced",
             named["steps"]: min(defaults.num_steps, studio.limits.max_steps),
             named["guidance"]: max(defaults.guidance_scale, 1),
+            named["interval"]: "",
             named["sampler"]: defaults.sampler,
             named["spacing"]: "",
             named["size"]: f"{defaults.width}x{defaults.height}",
@@ -77,7 +78,8 @@ def connect_switch(studio: Studio, create: Create, model: gr.Dropdown, page: gr.
         return {**face(language), **habits(), create.restored: line}
 
     said = [told, model, create.about, named["style"], create.knows, create.known, *create.examples]
-    changed = [create.settings.quality, *(named[name] for name in ("steps", "guidance", "sampler", "spacing", "size"))]
+    habitual = ("steps", "guidance", "interval", "sampler", "spacing", "size")
+    changed = [create.settings.quality, *(named[name] for name in habitual)]
     outputs = [*said, status, create.stage.ticket, *changed]
     model.input(switch, [studio.language, model], outputs, **WATCHING)
     if len(models.names) > 1:

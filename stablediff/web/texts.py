@@ -91,6 +91,12 @@ TEXTS = {
     "sampler": ("Sampler", "Сэмплер"),
     "spacing": ("Schedule", "Расписание шума"),
     "spacing_own": ("the model's own", "как принято у модели"),
+    "interval": ("Noise levels with guidance", "Уровни шума со следованием запросу"),
+    "interval_all": ("all", "все"),
+    "interval_info": (
+        "As 0.28-5.42, or 0.5- without an end: without guidance a step takes half the time",
+        "Например, 0.28-5.42 или 0.5- без верхней границы: без следования запросу шаг вдвое быстрее",
+    ),
     "estimate": ("About {seconds} and {memory} GB of memory", "Примерно {seconds} и {memory} ГБ памяти"),
     "measuring_first": ("Measuring how fast this machine is…", "Измеряется скорость этой машины…"),
     "seconds": ("{number} s", "{number} с"),

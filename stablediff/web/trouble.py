@@ -15,6 +15,7 @@ _ABOUT = {
     "height": "size",
     "num_steps": "steps",
     "guidance_scale": "guidance",
+    "guidance_interval": "interval",
     "num_images": "count",
     "time_budget_s": "seconds",
     "strength": "strength",
@@ -32,6 +33,8 @@ def control_of(message: str) -> str | None:
     """ "seed is -1: …" -> "seed"; None where no single control is to blame."""
     if re.match(r".{0,60} is not a size", message):
         return "size"
+    if re.match(r".{0,60} is no interval", message):
+        return "interval"
     return next((control for start, control in _ABOUT.items() if re.match(rf"{start}\b", message)), None)
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from stablediff.errors import RequestError
 from stablediff.pipeline import Pipeline
-from stablediff.request import MAX_STEPS, Limits, Request, parse_size
+from stablediff.request import MAX_STEPS, Limits, Request, parse_interval, parse_size
 from stablediff.web.models import resolve
 from stablediff.web.offers import styled
 
@@ -27,20 +27,21 @@ def to_request(
     init_image: Image.Image | None = None,
     mask_image: Image.Image | None = None,
 ) -> Request:
-    """`values` by the controls' names (prompt, negative, style, steps, guidance, sampler, spacing, size, seed, count,
-    strength). Raises RequestError."""
+    """`values` by the controls' names (prompt, negative, style, steps, guidance, interval, sampler, spacing, size,
+    seed, count, strength). Raises RequestError."""
     width = height = None
     if str(values.get("size") or "").strip():
         width, height = parse_size(values["size"])
     steps = whole("num_steps", values["steps"])
     if not 1 <= steps <= limits.max_steps:  # a request itself would name a bound that is of no use here
         raise RequestError(f"num_steps is {steps}: choose 1 to {limits.max_steps}")
-    seed = str(values.get("seed") or "").strip()
+    seed, interval = (str(values.get(name) or "").strip() for name in ("seed", "interval"))
     request = Request(
         prompt=styled(str(values.get("prompt") or ""), str(values.get("style") or ""), pipeline),
         negative_prompt=str(values.get("negative") or "").strip(),
         num_steps=steps,
         guidance_scale=_number("guidance_scale", values["guidance"]),
+        guidance_interval=parse_interval(interval) if interval else None,
         sampler=values["sampler"],
         spacing=values.get("spacing") or None,
         seed=whole("seed", seed) if seed else None,
