@@ -44,6 +44,27 @@ def test_controls_come_back_as_they_were_left(visitor: Page, address: str) -> No
     expect(visitor.locator("#quality input")).to_have_value("Your own steps", timeout=PATIENCE)
 
 
+def test_a_draft_has_no_guidance_where_it_does_little(visitor: Page) -> None:
+    interval = visitor.locator("#interval input, #interval textarea")
+    visitor.fill("#prompt textarea", "a red cat")
+    visitor.click("#quality input")
+    visitor.get_by_role("option", name="Draft").click()
+    expect(visitor.locator("#steps input[type=number]")).to_have_value("8", timeout=PATIENCE)
+    visitor.locator("#more button").first.click()
+    expect(interval).to_have_value("0.5-", timeout=PATIENCE)
+    visitor.click("#draw")
+    expect(visitor.locator("#create-recipe textarea")).to_have_value(
+        re.compile("Steps: 8,.*CFG interval: 0.5-inf"), timeout=PATIENCE
+    )
+    interval.fill("late")
+    expect(visitor.locator("#interval-wrong .wrong")).to_contain_text("'late' is no interval", timeout=PATIENCE)
+    interval.fill("5-1")
+    expect(visitor.locator("#interval-wrong .wrong")).to_contain_text("choose 0 <= low < high", timeout=PATIENCE)
+    visitor.click("#quality input")
+    visitor.get_by_role("option", name="Balanced").click()
+    expect(interval).to_have_value("", timeout=PATIENCE)
+
+
 def test_another_language_says_again_what_stands_there(visitor: Page) -> None:
     draw(visitor, "a red cat", seed="9", steps=2)
     expect(visitor.locator("#status")).to_contain_text("Drawn in", timeout=PATIENCE)

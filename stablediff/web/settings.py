@@ -202,7 +202,7 @@ def connect_settings(
         return clear | {slots["estimate"]: line}
 
     def choose_quality(quality: str, seconds: Any, language: str, *values: Any) -> dict[Any, Any]:
-        wishes = {**dict(zip(named, values, strict=True)), "steps": 1}
+        wishes = {**dict(zip(named, values, strict=True)), "steps": 1, "interval": ""}  # are to be chosen
         try:
             request = wish.to_request(wishes, models.current, limits)
             chosen = None if quality == OWN else choose(quality, seconds, request, models)
