@@ -83,7 +83,7 @@ def _parser(asked: str = "") -> argparse.ArgumentParser:
     draw.add_argument("--negative", "--no", default=None, metavar="TEXT", help="what to steer away from")
     draw.add_argument("--steps", type=_whole, metavar="N", help="denoising steps: more are slower and finer")
     draw.add_argument(
-        "--quality", metavar="NAME", help=f"{', '.join(QUALITIES)}: sets steps and sampler for this model"
+        "--quality", metavar="NAME", help=f"{', '.join(QUALITIES)}: sets steps, sampler and guidance for this model"
     )
     draw.add_argument(
         "--seconds", type=_number, metavar="X", help="how long all of it may take; sets steps, sampler, size"

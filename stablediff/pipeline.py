@@ -53,6 +53,7 @@ class Pipeline:
     loras: tuple[tuple[str, float], ...] = ()  # names and scales of those that are merged in
     lexicon: Lexicon | None = None  # the words that it knows, where that is known
     turns: Turns | None = None  # with offload
+    warm: bool = False  # whether the U-Net was asked yet: the first time reads its weights and lays them out
 
     @property
     def networks(self) -> dict[str, nn.Module]:

@@ -37,8 +37,9 @@ class Request:
     tokens that are merged into others: faster, and a little less like the model. `eta` is the share of fresh noise in
     DDIM and Euler ancestral. With `init_image` the picture starts from it, changed by `strength` in (0, 1]; with
     `mask_image` only its white parts are drawn anew. Every `preview_every` steps an update carries a small preview; 0
-    means never. `quality` ("draft", "balanced", "best") chooses the steps and the sampler; so does `time_budget_s`, the
-    seconds that all pictures of the request may take together, by what was measured on this machine.
+    means never. `quality` ("draft", "balanced", "best") chooses the steps, the sampler and the noise levels with
+    guidance; so does `time_budget_s`, the seconds that all pictures of the request may take together, by what was
+    measured on this machine.
 
     Raises RequestError (a ValueError) that names the value, the bound and the remedy.
     """
@@ -219,11 +220,12 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def parse_interval(text: str) -> tuple[float, float]:
     """ "0.28-5.42" -> (0.28, 5.42), noise levels σ; "0.28-" has no end."""
-    number = r"\d{1,9}(?:\.\d{0,9})?(?:e[+-]?\d{1,2})?"
+    number = r"(?:\d{1,9}(?:[.,]\d{0,20})?|[.,]\d{1,20})(?:e[+-]?\d{1,2})?"
     match = re.fullmatch(rf"\s*({number})\s*[-–]\s*({number}|inf)?\s*", text, re.IGNORECASE)
     if match is None:
         raise RequestError(f"{text[:40]!r} is no interval: write two noise levels, as 0.28-5.42")
-    interval = float(match[1]), float(match[2] or math.inf)
+    low, high = (float((end or "inf").replace(",", ".")) for end in match.groups())
+    interval = low, high
     _check_interval(interval)
     return interval
 
@@ -233,7 +235,7 @@ def interval_text(interval: tuple[float, float] | None) -> str:
     if interval is None:
         return ""
     low, high = interval
-    return f"{low:.9g}-" + (f"{high:.9g}" if high < math.inf else "")
+    return f"{low}-" + (f"{high}" if high < math.inf else "")
 
 
 def _check_int(name: str, value: int | None, low: int, high: int) -> None:

@@ -46,11 +46,11 @@ def test_shortcuts_are_measured_beside_the_plain_way(
 
 
 def test_where_a_sampler_that_adds_noise_would_come_to_is_not_asked(toy: Pipeline, tmp_path: Path):
-    pictures = [Image.new("RGB", (8, 8))]
-    measured = levers.Measured(0.2, [0.1], [math.nan], [0.1], [0.1], pictures)
-    found = {lever.name: measured for lever in levers.levers_for(toy, Request(), None)}
-    for sampler, shown in (("euler", 0.0), ("euler_ancestral", None)):
-        report = levers.write_levers(toy, Request(sampler=sampler), found, tmp_path, 1)
+    measured = levers.Measured(0.2, [0.1], [math.nan], [0.1], [0.1], [Image.new("RGB", (8, 8))])
+    for wishes, shown in (({"sampler": "euler"}, 0.0), ({"sampler": "lcm"}, None), ({"num_steps": 300}, None)):
+        plain = Request(**wishes)
+        found = {lever.name: measured for lever in levers.levers_for(toy, plain, None)}
+        report = levers.write_levers(toy, plain, found, tmp_path, 1)
         figures = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))["levers"]
         assert {one["fine_picture_error"] for one in figures.values()} == {shown}
 

@@ -181,6 +181,7 @@ def test_a_job_that_nobody_watches_ends(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_quality_is_what_the_core_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stablediff.pace.presets.has_matrix_unit", lambda: False)
     pipeline = toy_pipeline()
     models = Models(pipeline, [], lambda _name, **_options: pipeline)
     request = Request(num_steps=1, sampler="euler")
@@ -205,3 +206,6 @@ def test_the_estimate_grows_with_the_work() -> None:
     assert seconds[0] is not None
     assert seconds[1] > seconds[0]
     assert models.memory(large) > models.memory(small) > 0.4e9
+    assert models.seconds(small, large) == pytest.approx(sum(seconds))
+    pipeline.warm, models.speed.times["first step"] = False, 5.0  # type: ignore[union-attr]
+    assert models.seconds(small, large) == pytest.approx(sum(seconds) + 5.0), "only the first one warms up"

@@ -19,7 +19,7 @@ from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.pace.budget import fit
 from stablediff.pace.estimate import Arrival, memory_for, seconds_for
 from stablediff.pace.plan import Call, Plan, make_plan
-from stablediff.pace.presets import family, preset
+from stablediff.pace.presets import family, preset, preset_for
 from stablediff.pace.speed import Speed, _times
 from stablediff.pace.store import cache_folder, median, read_times, write_times
 from stablediff.recipe import to_request
@@ -77,7 +77,7 @@ def test_a_machine_is_measured_once(toy: Pipeline):
     with count_calls(toy.unet) as calls:
         again.measure(toy, plan)
     assert calls == []
-    assert seconds_for(plan, again) == pytest.approx(seconds + again.warm_up(plan.canvas.cells))
+    assert seconds_for(plan, again) == pytest.approx(seconds)
 
 
 def test_what_times_depend_on_is_in_the_key(toy: Pipeline):
@@ -213,15 +213,15 @@ def test_what_a_process_takes_to_warm_up_is_foretold(toy: Pipeline, monkeypatch:
     with machine(toy, monkeypatch, cell=1e-3, warm_up=4.0) as clock:
         for new in (True, True, False):
             if new:
-                speed, clock.size = Speed(toy), None
+                speed, clock.cold, toy.warm = Speed(toy), True, False
             start = clock.now
             first, *_ = list(generate(toy, Request(num_steps=8), speed=speed))
             assert isinstance(first, Update)
             foretold.append(first.seconds_left)
             took.append(clock.now - start)
         assert seconds_for(plan_of(toy, num_steps=8), speed) == pytest.approx(took[2])
-        other = seconds_for(plan_of(toy, num_steps=8, width=128), speed)
-        assert other == pytest.approx(2 * took[2] + 4.0), "weights are laid out for each size"
+        toy.warm = False
+        assert seconds_for(plan_of(toy, num_steps=8), Speed(toy)) == pytest.approx(took[2] + 4.0)
     assert foretold[0] is None
     assert foretold[1:] == pytest.approx(took[1:])
     assert took[1] == pytest.approx(took[2] + 4.0)
@@ -230,7 +230,7 @@ def test_what_a_process_takes_to_warm_up_is_foretold(toy: Pipeline, monkeypatch:
 def test_a_promise_counts_the_warming_up(toy: Pipeline, monkeypatch: pytest.MonkeyPatch):
     with machine(toy, monkeypatch, cell=2e-2, warm_up=15.0) as clock:
         for _ in range(2):
-            clock.size = None
+            clock.cold, toy.warm = True, False
             result, seconds = run(toy, clock, time_budget_s=60)
     assert 0.85 * 60 <= seconds <= 1.15 * 60
     assert 10 <= result.request.num_steps < 20
@@ -367,7 +367,8 @@ def test_schedules_that_the_tables_were_not_made_for_keep_their_own_levels(sched
     assert preset("draft", replace(SD1, schedule=schedule)).spacing is None
 
 
-def test_a_quality_sets_what_was_left_open(toy: Pipeline):
+def test_a_quality_sets_what_was_left_open(toy: Pipeline, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stablediff.pace.presets.has_matrix_unit", lambda: False)
     draft = draw(toy, quality="draft")
     assert (draft.request.num_steps, draft.request.spacing, draft.request.quality) == (8, "align_your_steps", None)
     assert draft.request.guidance_interval == (0.5, math.inf)
@@ -380,6 +381,18 @@ def test_a_quality_sets_what_was_left_open(toy: Pipeline):
     assert (mixed.request.num_steps, mixed.request.sampler, mixed.request.spacing) == (2, "euler", "linspace")
     with pytest.raises(RequestError, match="quality 'great' is not known: choose one of draft, balanced, best"):
         Request(quality="great")
+
+
+def test_guidance_ends_early_only_where_half_the_rows_cost_half(toy: Pipeline, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stablediff.pace.presets.has_matrix_unit", lambda: False)
+    start = Image.new("RGB", (64, 64))
+    assert preset_for("draft", toy).guidance_interval == (0.5, math.inf)
+    assert draw(toy, quality="draft", init_image=start).request.guidance_interval is None
+    monkeypatch.setattr("stablediff.pace.presets.has_matrix_unit", lambda: True)
+    assert preset_for("draft", toy) == replace(preset("draft", toy.config), guidance_interval=None)
+    monkeypatch.setattr("stablediff.pace.presets.has_matrix_unit", lambda: False)
+    toy.unet.compiled = True
+    assert preset_for("draft", toy).guidance_interval is None
 
 
 # --- how long it takes yet -------------------------------------------------------------------------------------------
@@ -404,6 +417,10 @@ def test_the_time_that_is_left_is_known_at_once_and_corrects_itself(toy: Pipelin
 def test_an_arrival_follows_the_latest_steps():
     arrival = Arrival()
     assert arrival.left(5, 1) is None
+    warming = Arrival(step=2.0, warm_up=8.0)
+    assert warming.left(5, 1) == 5 * 2 + 8
+    warming.saw_step(11.0)
+    assert warming.left(4, 1) == 4 * 3, "what it took to warm up is over"
     arrival.saw_step(10.0)
     assert arrival.left(4, 1) == 40
     for seconds in (1.0, 1.0, 1.0):

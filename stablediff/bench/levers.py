@@ -23,7 +23,7 @@ from stablediff.images import over_white
 from stablediff.models.compiled import can_compile
 from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline, load
-from stablediff.request import Request
+from stablediff.request import MAX_STEPS, Request
 
 # Of pictures that the bundled model can draw; other models understand them as well.
 PROMPTS = ("fox, flat style", "red apple, soft style", "rocket, glossy style", "blue fish")
@@ -62,9 +62,11 @@ def levers_for(pipeline: Pipeline, plain: Request, decoder: str | None) -> list[
     # A third of the noise levels from above and from below, in the middle of the logarithm.
     sigmas = step_sigmas(pipeline.schedule, "karras", 12, kind=config.kind)
     middle = (sigmas[8], sigmas[2])
+    sampler = SAMPLERS[plain.sampler or config.defaults.sampler]
+    converges = not sampler.stochastic and 4 * steps <= MAX_STEPS
     levers = [
         PLAIN,
-        Lever(_FINE, {"num_steps": 4 * steps}),
+        *([Lever(_FINE, {"num_steps": 4 * steps})] if converges else []),
         Lever("two thirds of the steps", {"num_steps": max(2 * steps // 3, 1)}),
         Lever("half the steps", {"num_steps": max(steps // 2, 1)}),
         Lever(f"guidance at noise levels {middle[0]:.2g} to {middle[1]:.2g} only", {"guidance_interval": middle}),
@@ -134,14 +136,13 @@ def picture_error(pictures: Sequence[Image.Image], plain: Sequence[Image.Image])
 def write_levers(pipeline: Pipeline, plain: Request, found: dict[str, Measured], out: Path, threads: int) -> Path:
     """levers-MODEL.md, .json and .png. -> the Markdown file."""
     resolved = replace(plain, seed=_SEED).resolve(pipeline.config.defaults, pipeline.config.schedule.spacing)
-    base, fine = found[PLAIN.name], found[_FINE]
-    converges = not SAMPLERS[resolved.sampler].stochastic
+    base, fine = found[PLAIN.name], found.get(_FINE)
     name = f"levers-{pipeline.name.replace('/', '-')}"
     rows, figures = [], {}
     for lever, measured in found.items():
         seconds = median(measured.seconds)
         error, rms = picture_error(measured.pictures, base.pictures)
-        fine_error = picture_error(measured.pictures, fine.pictures)[0] if converges else None
+        fine_error = picture_error(measured.pictures, fine.pictures)[0] if fine else None
         known = [t / f for t, f in zip(measured.seconds, measured.foretold, strict=True) if math.isfinite(f)]
         figures[lever] = {
             "first": measured.first,
@@ -193,7 +194,7 @@ def write_levers(pipeline: Pipeline, plain: Request, found: dict[str, Measured],
         "",
         "`first` is a cold picture, in seconds. The error is the mean difference to the plain picture of the same "
         f"prompt and seed, of 255; beside it the same to that of {_FINE}, which tells shortcuts of one price apart"
-        + ("." if converges else ": not for a sampler that adds noise, which more steps lead elsewhere."),
+        + ("." if fine else ": not where that cannot be drawn, or the sampler adds noise, which leads elsewhere."),
         "",
         save_sheet(sheet, out, name),
     ]

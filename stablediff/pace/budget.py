@@ -11,7 +11,7 @@ from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.errors import RequestError
 from stablediff.pace.estimate import seconds_for
 from stablediff.pace.plan import Plan, make_plan
-from stablediff.pace.presets import Preset, apply_preset, fewest_steps, preset
+from stablediff.pace.presets import Preset, apply_preset, fewest_steps, preset_for
 from stablediff.pace.speed import Speed, costliest
 from stablediff.pipeline import Pipeline
 from stablediff.request import MIN_SIZE, Request
@@ -82,7 +82,7 @@ def within(seconds: float, request: Request, pipeline: Pipeline, speed: Speed) -
 
     Its size stays. The speed must be known.
     """
-    most = preset("best", pipeline.config).num_steps
+    most = preset_for("best", pipeline).num_steps
 
     def cost(num_steps: int) -> float:
         return seconds_for(_plan(request, pipeline, num_steps), speed) or 0.0
@@ -105,7 +105,7 @@ def _sizes(request: Request, pipeline: Pipeline) -> Iterator[Request]:
 
 def _reached(pipeline: Pipeline, num_steps: int) -> Preset:
     """The richest preset that so many steps reach, or the poorest."""
-    presets = [preset(quality, pipeline.config) for quality in QUALITIES]
+    presets = [preset_for(quality, pipeline) for quality in QUALITIES]
     reached = [one for one in presets if one.num_steps <= num_steps]
     return max(reached, key=lambda one: one.num_steps, default=min(presets, key=lambda one: one.num_steps))
 

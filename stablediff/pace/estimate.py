@@ -19,7 +19,7 @@ _RECENT = 8  # steps that tell how fast it goes now
 def seconds_for(plan: Plan, speed: Speed) -> float | None:
     """Seconds of the whole run, as far as the speed is known; None if it is not."""
     decoder = speed.decoder(plan.canvas.cells)
-    total = (speed.text() or 0.0) * (2 if plan.guidance.scale > 1 else 1) + speed.warm_up(plan.canvas.cells)
+    total = (speed.text() or 0.0) * (2 if plan.guidance.scale > 1 else 1) + (speed.warm_up() if plan.cold else 0.0)
     for pictures, batches in plan.batches.items():
         for call, times in plan.calls(pictures).items():
             seconds = speed.unet(plan.canvas.cells, call)
@@ -56,7 +56,7 @@ class Arrival:
 
     def saw_step(self, seconds: float) -> None:
         self.steps.append(seconds)
-        late = self.steps[-_RECENT:]
+        late = self.steps[-_RECENT:] if len(self.steps) > 1 else [max(seconds - self.warm_up, 0.0) or seconds]
         # The first one also warms up: as soon as there are others, it says nothing about those to come.
         late = late[1:] if len(self.steps) <= _RECENT and len(late) > 1 else late
         self.step = sum(late) / len(late)
@@ -93,4 +93,4 @@ def expect(plan: Plan, speed: Speed | None) -> Arrival:
     seconds = [speed.unet(plan.canvas.cells, call) for call in calls]
     known = [one * count for one, count in zip(seconds, calls.values(), strict=True) if one is not None]
     step = sum(known) / plan.steps if len(known) == len(seconds) else None
-    return Arrival(step, speed.decoder(plan.canvas.cells), speed.warm_up(plan.canvas.cells))
+    return Arrival(step, speed.decoder(plan.canvas.cells), speed.warm_up() if plan.cold else 0.0)

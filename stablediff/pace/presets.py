@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass, replace
 
 from stablediff.config import ModelConfig
+from stablediff.device import has_matrix_unit
 from stablediff.diffusion.schedule import NoiseSchedule
 from stablediff.diffusion.spacing import step_sigmas
+from stablediff.pipeline import Pipeline
 from stablediff.request import Request
 
 
@@ -29,8 +31,9 @@ class Presets:
 
 
 # Ten well-placed steps come near to twenty even ones (Sabour et al. 2024, arXiv:2404.14507); a draft takes eight.
-# Guidance does little at low noise levels (Kynkäänniemi et al. 2024, arXiv:2404.07724): without it the last two cost
-# half. Kept deep layers and merged tokens are in none: fewer steps of the same price come nearer (docs/benchmarks.md).
+# Guidance does little at low noise levels (Kynkäänniemi et al. 2024, arXiv:2404.07724): without it the last ones
+# cost half. Kept deep layers and merged tokens are in none: fewer steps of their price come nearer
+# (docs/benchmarks.md, Shortcuts).
 _DRAFT = Preset(8, "dpmpp_2m", "align_your_steps", guidance_interval=(0.5, math.inf))
 
 # "balanced" stands in no table: it is what the model's makers meant it to be run with.
@@ -73,14 +76,28 @@ def preset(quality: str, config: ModelConfig) -> Preset:
     return chosen
 
 
+def preset_for(quality: str, pipeline: Pipeline) -> Preset:
+    """As `preset`, as it pays for this pipeline.
+
+    What is compiled, or laid out for a matrix unit, would be made anew where guidance ends, for half the rows.
+    """
+    chosen = preset(quality, pipeline.config)
+    fixed = pipeline.unet.compiled or (pipeline.device.type == "cpu" and has_matrix_unit())
+    return replace(chosen, guidance_interval=None) if fixed else chosen
+
+
 def apply_preset(request: Request, chosen: Preset, num_steps: int | None = None) -> Request:
-    """Fills in what the request leaves open; a sampler of the user's keeps its own spacing."""
+    """Fills in what the request leaves open; a sampler of the user's keeps its own spacing.
+
+    A picture that starts from another one has guidance at all noise levels: there it may have no others than low ones.
+    """
     ours = request.sampler is None
+    interval = chosen.guidance_interval if request.init_image is None else None
     return replace(
         request,
         quality=None,
         num_steps=request.num_steps or num_steps or chosen.num_steps,
         sampler=request.sampler or chosen.sampler,
         spacing=request.spacing or (chosen.spacing if ours else None),
-        guidance_interval=request.guidance_interval or chosen.guidance_interval,
+        guidance_interval=request.guidance_interval or interval,
     )

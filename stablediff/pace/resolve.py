@@ -3,7 +3,7 @@
 from stablediff.errors import OutOfMemoryError, RequestError
 from stablediff.fallback import is_out_of_memory
 from stablediff.pace.budget import fit
-from stablediff.pace.presets import apply_preset, preset
+from stablediff.pace.presets import apply_preset, preset_for
 from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline
 from stablediff.request import Request, ResolvedRequest
@@ -19,7 +19,7 @@ def resolve(request: Request, pipeline: Pipeline, speed: Speed | None) -> tuple[
         )
     notes = []
     if request.quality is not None:
-        request = apply_preset(request, preset(request.quality, config))
+        request = apply_preset(request, preset_for(request.quality, pipeline))
     if request.time_budget_s is not None and speed is not None:
         try:
             choice = fit(request, pipeline, speed)

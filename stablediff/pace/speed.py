@@ -39,7 +39,6 @@ class Speed:
         self.path = folder / "speed" / f"{name}.json" if folder else None
         self.times = read_times(self.path)
         self.timed = False  # whether a U-Net's call was, and not only read about
-        self.laid_out: Cells | None = None  # the size that this process has last called the U-Net at
 
     def text(self) -> float | None:
         """Of reading one prompt."""
@@ -56,9 +55,9 @@ class Speed:
         """Of one picture, in the same way."""
         return self._scaled("decoder", cells, 1)
 
-    def warm_up(self, cells: Cells) -> float:
-        """What a first step at this size takes beyond the others: weights are read, and laid out for it."""
-        return 0.0 if cells == self.laid_out else self.times.get(_FIRST, 0.0)
+    def warm_up(self) -> float:
+        """What a pipeline's first step takes beyond the others: weights are read and laid out."""
+        return self.times.get(_FIRST, 0.0)
 
     def knows(self, cells: Cells, call: Call) -> bool:
         """Whether a call at this very size was timed."""
@@ -89,9 +88,9 @@ class Speed:
             if again or not self.knows(cells, call):
                 times = _times(_call_unet(pipeline, cells, call))
                 new[_name(_part(call), cells, call.rows)] = median(times)
-                if cells != self.laid_out:
+                if call.whole and not pipeline.warm:
                     new[_FIRST] = max(times[0] - median(times), _NOTHING)
-                self.timed, self.laid_out = True, cells
+                self.timed = pipeline.warm = True
         if decoder or _name("decoder", cells, 1) not in self.times:
             half = max(cells[0] // 2, 1), max(cells[1] // 2, 1)
             seconds = median(_times(_call_decoder(pipeline, half)))
@@ -103,8 +102,8 @@ class Speed:
     def learn(self, pipeline: Pipeline, plan: Plan, steps: Sequence[float], decode: float) -> None:
         """Takes in a run: the seconds of its steps (with full batches), and of decoding one picture.
 
-        The first step also warms up: it says how long that takes, and of a call only that it takes no longer. A step of
-        several calls that are not alike says nothing.
+        The first step of a cold pipeline also warms up, and says how long that takes. Of a call any first step says
+        only that it takes no longer; a step of several calls that are not alike says nothing.
         """
         cells = plan.canvas.cells
         new = {_name("decoder", cells, 1): decode}
@@ -116,14 +115,12 @@ class Speed:
                 times.setdefault(calls[0], []).append(seconds / len(calls))
         first = calls_by_step[0]
         if steps and len(set(first)) == 1:
-            known = median(times[first[0]]) if first[0] in times else self.unet(cells, first[0])
-            surplus = None if known is None else steps[0] - known * len(first)
-            if surplus is not None and cells != self.laid_out:
+            usual = median(times[first[0]]) if first[0] in times else self.unet(cells, first[0])
+            surplus = None if usual is None else steps[0] - usual * len(first)
+            if surplus is not None and plan.cold and (first[0] in times or self.knows(cells, first[0])):
                 new[_FIRST] = max(surplus, _NOTHING)
             if surplus is not None and surplus < 0 and first[0] not in times:
                 times[first[0]] = [steps[0] / len(first)]
-        if steps:
-            self.laid_out = cells
         for call, each in times.items():
             new[_name(_part(call), cells, call.rows)] = median(each)
         self._keep(new, pipeline)

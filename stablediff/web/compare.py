@@ -88,12 +88,10 @@ def make_compare(studio: Studio, create: Create) -> None:
             plan = _plan(studio, create, values)
         except RequestError as error:
             return {cost: "", **answer(error, language)}
-        pipeline = studio.models.current
-        each = [studio.models.seconds(resolve(one, pipeline)) for one in plan.requests]
+        seconds = studio.models.seconds(*(resolve(one, studio.models.current) for one in plan.requests))
         line = text("measuring_first", language)
-        if None not in each:
-            seconds = duration(sum(one or 0.0 for one in each), language)
-            line = text("cost", language, count=len(each), seconds=seconds)
+        if seconds is not None:
+            line = text("cost", language, count=len(plan.requests), seconds=duration(seconds, language))
         return {cost: line, **clear}
 
     async def compare(visitor: gr.Request, language: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:

@@ -20,7 +20,7 @@ from stablediff.web.shelf import Drawn, Stage, make_stage
 from stablediff.web.studio import Studio
 from stablediff.web.trouble import control_of, wrong
 
-TAKEN = ("steps", "guidance", "interval", "sampler", "spacing", "seed", "count")  # from the first tab's controls
+TAKEN = ("steps", "guidance", "sampler", "spacing", "seed", "count")  # from the first tab's controls
 _UNREADABLE = "cannot read the picture that was sent: it must be a whole PNG, JPEG or WebP"
 _TOO_LONG = "the picture is much longer in one direction than in the other: crop it"
 _PAINT = "#e11d74"  # to be seen on white, on black, and on most pictures

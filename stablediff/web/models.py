@@ -39,10 +39,13 @@ class Models:
         """Of the model in memory; None until it was measured."""
         return self.speeds.get(self.name)
 
-    def seconds(self, request: ResolvedRequest) -> float | None:
-        """How long this will take, as soon as that is known. Raises RequestError."""
-        plan = make_plan(request, self.current)
-        return None if self.speed is None else seconds_for(plan, self.speed)
+    def seconds(self, *requests: ResolvedRequest) -> float | None:
+        """How long these will take one after another, as soon as that is known. Raises RequestError."""
+        plans = [make_plan(request, self.current) for request in requests]
+        plans[1:] = [replace(plan, cold=False) for plan in plans[1:]]
+        each = [None if self.speed is None else seconds_for(plan, self.speed) for plan in plans]
+        known = [seconds for seconds in each if seconds is not None]
+        return sum(known) if len(known) == len(each) else None
 
     def memory(self, request: ResolvedRequest) -> float:
         """Bytes, about. Raises RequestError."""

@@ -76,6 +76,7 @@ def variations(picture: Drawn, limits: Limits) -> Request:
     count = min(limits.max_images, 4)
     return replace(
         request,
+        guidance_interval=None,  # a draft's leaves the last steps without, and here there are no others
         init_image=image,
         strength=VARIATION_STRENGTH,
         width=image.width,
@@ -92,6 +93,7 @@ def upscaled(picture: Drawn, _limits: Limits) -> Request:
     image = picture.image
     return replace(
         request,
+        guidance_interval=None,  # a draft's leaves the last steps without, and here there are no others
         init_image=image,
         strength=UPSCALE_STRENGTH,
         width=2 * image.width,

@@ -12,7 +12,7 @@ from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
 from stablediff.errors import RequestError
 from stablediff.pace.budget import within
-from stablediff.pace.presets import Preset, fewest_steps, preset
+from stablediff.pace.presets import Preset, fewest_steps, preset_for
 from stablediff.pipeline import Pipeline
 from stablediff.request import MAX_GUIDANCE, Limits, Request, interval_text
 from stablediff.web import wish
@@ -225,7 +225,13 @@ def connect_settings(
     def check_quality(quality: str, steps: Any) -> Any:
         return OWN if quality in QUALITIES and steps != _steps_of(quality, models, limits) else gr.skip()
 
-    steps = named["steps"]
+    def check_interval(quality: str, interval: Any) -> Any:
+        usual = (
+            interval_text(preset_for(quality, models.current).guidance_interval) if quality in QUALITIES else interval
+        )
+        return gr.skip() if interval == usual else OWN
+
+    steps, interval = named["steps"], named["interval"]
     chosen = [steps, *(named[name] for name in ("sampler", "spacing", "interval")), settings.budget]
     asked = [settings.quality, settings.seconds, language, *controls]
     settings.quality.input(choose_quality, asked, chosen, **QUIET)
@@ -242,6 +248,7 @@ def connect_settings(
     )
     steps.input(None, None, settings.quality, js=f"() => {OWN!r}", api_visibility="private")
     steps.change(check_quality, [settings.quality, steps], settings.quality, trigger_mode="always_last", **QUIET)
+    interval.change(check_interval, [settings.quality, interval], settings.quality, trigger_mode="always_last", **QUIET)
     gr.on(
         [*(control.change for control in controls), language.change],
         estimate,
@@ -253,7 +260,7 @@ def connect_settings(
 
 
 def _steps_of(quality: str, models: Models, limits: Limits) -> int:
-    return min(preset(quality, models.current.config).num_steps, limits.max_steps)
+    return min(preset_for(quality, models.current).num_steps, limits.max_steps)
 
 
 def choose(quality: str, seconds: Any, request: Request, models: Models) -> Preset | None:
@@ -262,7 +269,7 @@ def choose(quality: str, seconds: Any, request: Request, models: Models) -> Pres
     No steps at all are what fits into too few seconds. Raises RequestError.
     """
     if quality != TIMED:
-        return preset(quality, models.current.config) if quality in QUALITIES else None
+        return preset_for(quality, models.current) if quality in QUALITIES else None
     budget = wish.budget(seconds)
     if models.speed is None:
         return None

@@ -59,8 +59,8 @@ TEXTS = {
     # how to draw
     "quality": ("Quality", "Качество"),
     "quality_info": (
-        "Sets steps, sampler and schedule, by what was measured here",
-        "Задаёт шаги, сэмплер и расписание по скорости этой машины",
+        "Sets steps, sampler, schedule and where the prompt is followed",
+        "Задаёт шаги, сэмплер, расписание и где следовать запросу",
     ),
     "draft": ("Draft", "Черновик"),
     "balanced": ("Balanced", "Обычное"),
