@@ -32,8 +32,7 @@ class Presets:
 
 # Ten well-placed steps come near to twenty even ones (Sabour et al. 2024, arXiv:2404.14507); a draft takes eight.
 # Guidance does little at low noise levels (Kynkäänniemi et al. 2024, arXiv:2404.07724): without it the last ones
-# cost half. Kept deep layers and merged tokens are in none: fewer steps of their price come nearer
-# (docs/benchmarks.md, Shortcuts).
+# cost half. Kept deep layers are in none: fewer steps of the same price come about as near (docs/benchmarks.md).
 _DRAFT = Preset(8, "dpmpp_2m", "align_your_steps", guidance_interval=(0.5, math.inf))
 
 # "balanced" stands in no table: it is what the model's makers meant it to be run with.
