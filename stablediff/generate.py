@@ -305,7 +305,7 @@ class _Run:
                 x = step.x
                 if self.observer is not None:
                     self.observer.see(step)
-            self.steps_done, self.pipeline.warm = self.steps_done + 1, True
+            self.steps_done, self.pipeline.drawn_at = self.steps_done + 1, self.canvas.cells
             self.arrival.saw_step(self.seconds["denoise"] - before)
             yield self._update(step.index, step.sigma_next, step.denoised, finished)
         with self.clock("denoise"):  # a GPU comes to an end only now

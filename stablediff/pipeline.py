@@ -53,7 +53,7 @@ class Pipeline:
     loras: tuple[tuple[str, float], ...] = ()  # names and scales of those that are merged in
     lexicon: Lexicon | None = None  # the words that it knows, where that is known
     turns: Turns | None = None  # with offload
-    warm: bool = False  # whether the U-Net was asked yet: the first time reads its weights and lays them out
+    drawn_at: tuple[int, int] | None = None  # rows and columns of the latents that the U-Net was last asked about
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -71,6 +71,13 @@ class Pipeline:
         if self.turns is not None:
             self.turns.bring(part)
         return part
+
+    def is_warm(self, cells: tuple[int, int]) -> bool:
+        """Whether the U-Net is ready for latents of this size: the first call reads its weights, and on a CPU every
+        other size lays them out anew."""
+        if self.drawn_at is None:
+            return False
+        return self.drawn_at == cells or self.device.type != "cpu" or self.unet.compiled
 
     @property
     def device(self) -> torch.device:

@@ -207,5 +207,8 @@ def test_the_estimate_grows_with_the_work() -> None:
     assert seconds[1] > seconds[0]
     assert models.memory(large) > models.memory(small) > 0.4e9
     assert models.seconds(small, large) == pytest.approx(sum(seconds))
-    pipeline.warm, models.speed.times["first step"] = False, 5.0  # type: ignore[union-attr]
-    assert models.seconds(small, large) == pytest.approx(sum(seconds) + 5.0), "only the first one warms up"
+    assert models.speed is not None
+    warm_up = models.speed.warm_up()
+    pipeline.drawn_at, models.speed.times["first step"] = None, warm_up + 5
+    assert models.seconds(small, small) == pytest.approx(2 * seconds[0] + warm_up + 5), "only the first one warms up"
+    assert models.seconds(small, large) == pytest.approx(sum(seconds) + warm_up + 10), "another size is laid out anew"

@@ -213,15 +213,15 @@ def test_what_a_process_takes_to_warm_up_is_foretold(toy: Pipeline, monkeypatch:
     with machine(toy, monkeypatch, cell=1e-3, warm_up=4.0) as clock:
         for new in (True, True, False):
             if new:
-                speed, clock.cold, toy.warm = Speed(toy), True, False
+                speed, clock.size, toy.drawn_at = Speed(toy), None, None
             start = clock.now
             first, *_ = list(generate(toy, Request(num_steps=8), speed=speed))
             assert isinstance(first, Update)
             foretold.append(first.seconds_left)
             took.append(clock.now - start)
         assert seconds_for(plan_of(toy, num_steps=8), speed) == pytest.approx(took[2])
-        toy.warm = False
-        assert seconds_for(plan_of(toy, num_steps=8), Speed(toy)) == pytest.approx(took[2] + 4.0)
+        other = seconds_for(plan_of(toy, num_steps=8, width=128), speed)
+        assert other == pytest.approx(2 * took[2] + 4.0), "weights are laid out for each size"
     assert foretold[0] is None
     assert foretold[1:] == pytest.approx(took[1:])
     assert took[1] == pytest.approx(took[2] + 4.0)
@@ -230,7 +230,7 @@ def test_what_a_process_takes_to_warm_up_is_foretold(toy: Pipeline, monkeypatch:
 def test_a_promise_counts_the_warming_up(toy: Pipeline, monkeypatch: pytest.MonkeyPatch):
     with machine(toy, monkeypatch, cell=2e-2, warm_up=15.0) as clock:
         for _ in range(2):
-            clock.cold, toy.warm = True, False
+            clock.size = toy.drawn_at = None
             result, seconds = run(toy, clock, time_budget_s=60)
     assert 0.85 * 60 <= seconds <= 1.15 * 60
     assert 10 <= result.request.num_steps < 20

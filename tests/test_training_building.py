@@ -9,7 +9,7 @@ from toy import toy_pipeline
 from stablediff.checkpoints.parts import load_text_encoder, save_text_encoder
 from stablediff.config import CLIPConfig
 from stablediff.errors import ConfigError
-from stablediff.training.building import build_model
+from stablediff.training.building import build_model, learn_lexicon
 from stablediff.training.config import LoopConfig
 from stablediff.training.diffusion import DiffusionConfig
 from stablediff.training.initialise import new_text_encoder
@@ -38,8 +38,19 @@ def _text_encoder(folder: Path, width: int) -> Path:
     return folder
 
 
+class _Dogs:
+    """Pictures that are all captioned alike."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def caption(self, _index: int, _stream: object) -> str:
+        return "a dog"
+
+
 @pytest.mark.parametrize("keeps", [True, False])
 def test_a_model_goes_on_with_its_own_words_or_with_new_ones(toy_folder: Path, new_words: Path, keeps: bool) -> None:
+    (toy_folder / "words.txt").write_text("cat\nfox\n", encoding="utf-8")
     config = DiffusionConfig(LOOP, toy_folder / "vae", new_words, init=toy_folder, init_text_encoder=keeps)
     built = build_model(config, torch.device("cpu"))
     source = toy_folder if keeps else new_words
@@ -49,6 +60,8 @@ def test_a_model_goes_on_with_its_own_words_or_with_new_ones(toy_folder: Path, n
     )
     assert all(p.requires_grad for p in built.unet.parameters())
     assert built.config.text_encoders[0] == encoder.config
+    learnt = learn_lexicon(_Dogs(), built.lexicon)  # type: ignore[arg-type]
+    assert learnt.words == {"a", "dog"} | ({"cat", "fox"} if keeps else set())
 
 
 def test_new_words_of_another_width_are_refused(toy_folder: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Plan:
     sigmas: tuple[float, ...]
     guidance: Guidance
     batch_size: int  # pictures at once
-    cold: bool = False  # whether this would be the first work of a pipeline
+    cold: bool = False  # whether the first step would have to read weights, or to lay them out
 
     @property
     def steps(self) -> int:
@@ -100,4 +100,4 @@ def make_plan(request: ResolvedRequest, pipeline: Pipeline) -> Plan:
     canvas = Canvas(request.width, request.height, config.vae.downscale)
     fitting = _CELLS_AT_ONCE.get(pipeline.device.type, 4096) // math.prod(canvas.cells)
     batch_size = min(max(fitting, 1), request.num_images)
-    return Plan(request, canvas, sampler, tuple(sigmas), guidance, batch_size, cold=not pipeline.warm)
+    return Plan(request, canvas, sampler, tuple(sigmas), guidance, batch_size, cold=not pipeline.is_warm(canvas.cells))

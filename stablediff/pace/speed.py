@@ -56,7 +56,7 @@ class Speed:
         return self._scaled("decoder", cells, 1)
 
     def warm_up(self) -> float:
-        """What a pipeline's first step takes beyond the others: weights are read and laid out."""
+        """What the first step of a cold plan takes beyond the others: weights are read, and laid out."""
         return self.times.get(_FIRST, 0.0)
 
     def knows(self, cells: Cells, call: Call) -> bool:
@@ -88,9 +88,9 @@ class Speed:
             if again or not self.knows(cells, call):
                 times = _times(_call_unet(pipeline, cells, call))
                 new[_name(_part(call), cells, call.rows)] = median(times)
-                if call.whole and not pipeline.warm:
+                if call.whole and not pipeline.is_warm(cells):
                     new[_FIRST] = max(times[0] - median(times), _NOTHING)
-                self.timed = pipeline.warm = True
+                self.timed, pipeline.drawn_at = True, cells
         if decoder or _name("decoder", cells, 1) not in self.times:
             half = max(cells[0] // 2, 1), max(cells[1] // 2, 1)
             seconds = median(_times(_call_decoder(pipeline, half)))
@@ -102,8 +102,8 @@ class Speed:
     def learn(self, pipeline: Pipeline, plan: Plan, steps: Sequence[float], decode: float) -> None:
         """Takes in a run: the seconds of its steps (with full batches), and of decoding one picture.
 
-        The first step of a cold pipeline also warms up, and says how long that takes. Of a call any first step says
-        only that it takes no longer; a step of several calls that are not alike says nothing.
+        The first step of a cold plan also warms up, and says how long that takes. Of a call any first step says only
+        that it takes no longer; a step of several calls that are not alike says nothing.
         """
         cells = plan.canvas.cells
         new = {_name("decoder", cells, 1): decode}

@@ -31,11 +31,12 @@ def build_model(config: DiffusionConfig, device: torch.device) -> Pipeline:
     vae = load_vae(config.vae).requires_grad_(requires_grad=False)
     encoder, tokenizer = load_text_encoder(config.text_encoder)
     compute = Compute(device, torch.float32, "training")
+    lexicon = None
     if config.init is not None:
         former = load(config.init, device="cpu", dtype="float32", trainable=True)
         unet = former.unet.requires_grad_(requires_grad=True)
         if config.init_text_encoder:
-            encoder, tokenizer = former.text_encoders[0], former.tokenizers[0]
+            encoder, tokenizer, lexicon = former.text_encoders[0], former.tokenizers[0], former.lexicon
         elif encoder.config.hidden_size != unet.config.context_dim:
             raise ConfigError(
                 f"{config.text_encoder} has {encoder.config.hidden_size} channels, and {config.init} reads "
@@ -54,7 +55,7 @@ def build_model(config: DiffusionConfig, device: torch.device) -> Pipeline:
     kind = kinds.get(unet.config.added_conditioning, "sd2" if unet.config.linear_projection else "sd1")
     model = ModelConfig(kind, (encoder.config,), unet.config, vae.config, config.schedule, config.defaults)
     report = LoadReport(kind, config.vae, "float32", ())
-    return Pipeline("training", model, [encoder], [tokenizer], unet, vae.to(device), compute, report)
+    return Pipeline("training", model, [encoder], [tokenizer], unet, vae.to(device), compute, report, lexicon=lexicon)
 
 
 def words_of(folder: Path, config: CLIPConfig, shown: Shown) -> tuple[Tokenizer, CLIPConfig]:
@@ -76,9 +77,10 @@ def words_of(folder: Path, config: CLIPConfig, shown: Shown) -> tuple[Tokenizer,
     return tokenizer, replace(config, vocab_size=tokenizer.backend.get_vocab_size(), eos_token_id=tokenizer.eos_id)
 
 
-def learn_lexicon(shown: Shown) -> Lexicon:
-    """The words of the captions, so that the model can say which it never saw."""
-    return Lexicon.of(_captions(shown))
+def learn_lexicon(shown: Shown, former: Lexicon | None) -> Lexicon:
+    """The words of the captions, so that the model can say which it never saw; what it has seen before stays known."""
+    learnt = Lexicon.of(_captions(shown))
+    return learnt if former is None else Lexicon(learnt.words | former.words)
 
 
 def _captions(shown: Shown) -> Iterator[str]:

@@ -120,7 +120,7 @@ def _diffusion(arguments: argparse.Namespace, device: torch.device) -> int:
     pipeline = build_model(config, device)
     precision = autocast(config.loop, device)
     shown, held_out = shown_of(arguments.data, config.scenes, config.size, pipeline.vae, device, precision)
-    pipeline.lexicon = learn_lexicon(shown)
+    pipeline.lexicon = learn_lexicon(shown, pipeline.lexicon)
     stage = DiffusionStage(
         pipeline,
         shown,

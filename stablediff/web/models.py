@@ -42,7 +42,9 @@ class Models:
     def seconds(self, *requests: ResolvedRequest) -> float | None:
         """How long these will take one after another, as soon as that is known. Raises RequestError."""
         plans = [make_plan(request, self.current) for request in requests]
-        plans[1:] = [replace(plan, cold=False) for plan in plans[1:]]
+        for i in range(len(plans) - 1, 0, -1):
+            same = plans[i].canvas.cells == plans[i - 1].canvas.cells
+            plans[i] = replace(plans[i], cold=plans[i].cold and not same)
         each = [None if self.speed is None else seconds_for(plan, self.speed) for plan in plans]
         known = [seconds for seconds in each if seconds is not None]
         return sum(known) if len(known) == len(each) else None
