@@ -1,5 +1,6 @@
 """What the diffusion stage starts with: a model of before, with its own words or with new ones."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,11 +50,14 @@ class _Dogs:
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_a_model_goes_on_with_its_own_words_or_with_new_ones(toy_folder: Path, new_words: Path, keeps: bool) -> None:
-    (toy_folder / "words.txt").write_text("cat\nfox\n", encoding="utf-8")
-    config = DiffusionConfig(LOOP, toy_folder / "vae", new_words, init=toy_folder, init_text_encoder=keeps)
+def test_a_model_goes_on_with_its_own_words_or_with_new_ones(
+    toy_folder: Path, new_words: Path, tmp_path: Path, keeps: bool
+) -> None:
+    folder = Path(shutil.copytree(toy_folder, tmp_path / "toy"))
+    (folder / "words.txt").write_text("cat\nfox\n", encoding="utf-8")
+    config = DiffusionConfig(LOOP, folder / "vae", new_words, init=folder, init_text_encoder=keeps)
     built = build_model(config, torch.device("cpu"))
-    source = toy_folder if keeps else new_words
+    source = folder if keeps else new_words
     encoder, _ = load_text_encoder(source)
     assert all(
         torch.equal(a, b) for a, b in zip(built.text_encoders[0].parameters(), encoder.parameters(), strict=True)
