@@ -30,6 +30,7 @@ def to_text(
     request: ResolvedRequest, seed: int, model: str, version: str, loras: Sequence[tuple[str, float]] = ()
 ) -> str:
     """The recipe of one picture of a resolved request. `loras`: names and scales."""
+    levels = [level + 0.0 for level in request.guidance_interval or ()]  # -0.0 is 0.0
     items: dict[str, object] = {
         "Steps": request.num_steps,
         "Sampler": SAMPLERS[request.sampler].label,
@@ -41,7 +42,7 @@ def to_text(
         "Lora": ", ".join(f"{name}:{scale:g}" for name, scale in loras) or None,
         "Eta": request.eta,
         "CFG rescale": request.guidance_rescale or None,
-        "CFG interval": "{}-{}".format(*request.guidance_interval) if request.guidance_interval else None,
+        "CFG interval": "{}-{}".format(*levels) if levels else None,
         "Cache interval": request.cache_interval if request.cache_interval > 1 else None,
         "Token merging ratio": request.merged_tokens or None,
         "Denoising strength": request.strength if request.init_image is not None else None,

@@ -22,6 +22,7 @@ MIN_SIZE, MAX_SIZE, SIZE_STEP = 64, 2048, 8
 MAX_IMAGES = 64
 MAX_GUIDANCE = 100.0
 MAX_CACHE_INTERVAL = 20
+_MAX_SIGMA = 10**9
 MAX_MERGED = 0.75
 MAX_SEED = 2**63 - 1
 MAX_BUDGET = 86_400  # seconds: a day
@@ -220,7 +221,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def parse_interval(text: str) -> tuple[float, float]:
     """ "0.28-5.42" -> (0.28, 5.42), noise levels σ; "0.28-" has no end."""
-    number = r"(?:\d{1,9}(?:[.,]\d{0,20})?|[.,]\d{1,20})(?:e[+-]?\d{1,2})?"
+    number = r"(?:\d{1,10}(?:[.,]\d{0,20})?|[.,]\d{1,20})(?:e[+-]?\d{1,3})?"
     match = re.fullmatch(rf"\s*({number})\s*[-–]\s*({number}|inf)?\s*", text, re.IGNORECASE)
     if match is None:
         raise RequestError(f"{text[:40]!r} is no interval: write two noise levels, as 0.28-5.42")
@@ -235,7 +236,7 @@ def interval_text(interval: tuple[float, float] | None) -> str:
     if interval is None:
         return ""
     low, high = interval
-    return f"{low}-" + (f"{high}" if high < math.inf else "")
+    return f"{low + 0.0}-" + (f"{high}" if high < math.inf else "")  # of -0.0, too
 
 
 def _check_int(name: str, value: int | None, low: int, high: int) -> None:
@@ -260,9 +261,10 @@ def _check_interval(value: Sequence[float]) -> None:
     if not isinstance(value, (tuple, list)) or len(value) != 2 or not all(_is_number(bound) for bound in value):
         raise RequestError(f"guidance_interval is {_shown(value)}: it must be two numbers (low, high) in units of σ")
     low, high = value
-    if not 0 <= low < high or (isinstance(high, int) and high > 10**9):
+    if not 0 <= low < high or low > _MAX_SIGMA or _MAX_SIGMA < high < math.inf:
         raise RequestError(
-            f"guidance_interval is {_shown(low)} to {_shown(high)}: choose 0 <= low < high, in units of σ"
+            f"guidance_interval is {_shown(low)} to {_shown(high)}: choose 0 <= low < high, in units of σ (up to "
+            f"{_MAX_SIGMA}, or without an end)"
         )
 
 

@@ -212,3 +212,4 @@ def test_the_estimate_grows_with_the_work() -> None:
     pipeline.drawn_at, models.speed.times["first step"] = None, warm_up + 5
     assert models.seconds(small, small) == pytest.approx(2 * seconds[0] + warm_up + 5), "only the first one warms up"
     assert models.seconds(small, large) == pytest.approx(sum(seconds) + warm_up + 10), "another size is laid out anew"
+    assert models.seconds(small, large, small) == pytest.approx(2 * seconds[0] + seconds[1] + 2 * warm_up + 15)

@@ -282,6 +282,17 @@ def test_a_run_that_took_much_longer_than_was_foretold_says_so(toy: Pipeline, mo
     assert f"it took {clock.now - start:.0f} s instead of the " in notes[2][0]
 
 
+@pytest.mark.parametrize("name", ["decoder 8x8x1", "text", "first step"])
+def test_a_time_that_cannot_be_is_measured_again(toy: Pipeline, monkeypatch: pytest.MonkeyPatch, name: str):
+    with machine(toy, monkeypatch, cell=1e-3) as clock:
+        run(toy, clock, time_budget_s=5)
+        path = Speed(toy).path
+        write_times(path, {name: 1e5}, "")
+        result, seconds = run(toy, clock, time_budget_s=5)
+    assert result.request.num_steps >= 20
+    assert seconds <= 1.15 * 5
+
+
 def larger_toy() -> Pipeline:
     pipeline = toy_pipeline()
     pipeline.config = replace(pipeline.config, defaults=Defaults(num_steps=20, width=256, height=256))

@@ -49,6 +49,9 @@ NAN, INF = math.nan, math.inf
         ({"eta": 0.5, "sampler": "heun"}, "only the samplers ddim or euler_ancestral know: choose one of them"),
         ({"guidance_interval": (2.0, 1.0)}, "guidance_interval is 2.0 to 1.0: choose 0 <= low < high"),
         ({"guidance_interval": (-1.0, 1.0)}, "guidance_interval is -1.0 to 1.0: choose 0 <= low < high"),
+        ({"guidance_interval": (0, 10**400)}, "guidance_interval is 0 to about 2^1329: choose 0 <= low < high"),
+        ({"guidance_interval": (10**400, math.inf)}, "choose 0 <= low < high, in units of σ (up to 1000000000, or"),
+        ({"guidance_interval": (0.0, 1e10)}, "guidance_interval is 0.0 to 10000000000.0: choose 0 <= low < high"),
         ({"guidance_interval": (0.0, NAN)}, "guidance_interval is 0.0 to nan: choose 0 <= low < high"),
         ({"prompt": "x" * 10_000}, "prompt has 10,000 characters: shorten it to at most 5,000"),
         ({"negative_prompt": "x" * 5_001}, "negative_prompt has 5,001 characters: shorten it to at most 5,000"),
@@ -239,6 +242,12 @@ def test_intervals_are_read_and_written(text: str, interval: tuple[float, float]
     assert parse_interval(text) == interval
     assert parse_interval(interval_text(interval)) == interval
     assert interval_text(None) == ""
+
+
+@pytest.mark.parametrize("interval", [(-0.0, 1e-300), (1e-300, 1e9), (10**9 - 1, math.inf), (0.1 + 0.2, 1 / 3)])
+def test_what_is_written_is_read_again(interval: tuple[float, float]):
+    Request(guidance_interval=interval)
+    assert parse_interval(interval_text(interval)) == interval
 
 
 @pytest.mark.parametrize(

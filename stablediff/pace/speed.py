@@ -38,7 +38,7 @@ class Speed:
         name = hashlib.sha256(self.about.encode()).hexdigest()[:24]
         self.path = folder / "speed" / f"{name}.json" if folder else None
         self.times = read_times(self.path)
-        self.timed = False  # whether a U-Net's call was, and not only read about
+        self.timed = False  # whether both networks were, and not only read about
 
     def text(self) -> float | None:
         """Of reading one prompt."""
@@ -90,13 +90,14 @@ class Speed:
                 new[_name(_part(call), cells, call.rows)] = median(times)
                 if call.whole and not pipeline.is_warm(cells):
                     new[_FIRST] = max(times[0] - median(times), _NOTHING)
-                self.timed, pipeline.drawn_at = True, cells
+                pipeline.drawn_at = cells
         if decoder or _name("decoder", cells, 1) not in self.times:
             half = max(cells[0] // 2, 1), max(cells[1] // 2, 1)
             seconds = median(_times(_call_decoder(pipeline, half)))
             new[_name("decoder", half, 1)] = seconds
             if seconds < _BRIEF:
                 new[_name("decoder", cells, 1)] = median(_times(_call_decoder(pipeline, cells)))
+        self.timed |= {name.partition(" ")[0] for name in new} > {"decoder"}
         self._keep(new, pipeline)
 
     def learn(self, pipeline: Pipeline, plan: Plan, steps: Sequence[float], decode: float) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from stablediff.checkpoints.progress import Progress
 from stablediff.pace.estimate import memory_for, seconds_for
@@ -42,9 +43,9 @@ class Models:
     def seconds(self, *requests: ResolvedRequest) -> float | None:
         """How long these will take one after another, as soon as that is known. Raises RequestError."""
         plans = [make_plan(request, self.current) for request in requests]
-        for i in range(len(plans) - 1, 0, -1):
-            same = plans[i].canvas.cells == plans[i - 1].canvas.cells
-            plans[i] = replace(plans[i], cold=plans[i].cold and not same)
+        for i, (former, plan) in enumerate(pairwise(plans), start=1):
+            then = replace(self.current, drawn_at=former.canvas.cells)
+            plans[i] = replace(plan, cold=not then.is_warm(plan.canvas.cells))
         each = [None if self.speed is None else seconds_for(plan, self.speed) for plan in plans]
         known = [seconds for seconds in each if seconds is not None]
         return sum(known) if len(known) == len(each) else None
