@@ -56,8 +56,8 @@ REFUSALS = {
         ),
         r"(?P<name>\w+) has no pixels .*": "картинка пуста: выберите другую",
         r"guidance_interval is .*": "интервал следования запросу задан неверно",
-        r"(?P<value>.+) is no interval: write two noise levels, as (?P<example>.+)": (
-            "{value}: это не интервал. Напишите два уровня шума, например {example}"
+        r"(?P<value>.+) is no interval: .*": (
+            "{value}: это не интервал. Напишите два уровня шума, сначала меньший: 0.28-5.42 или 0.28- (без границы)"
         ),
         r"there is a mask_image and no init_image: .*": "есть маска, но нет картинки: добавьте картинку",
         r"the recipe has (?P<name>.+): (?P<value>.+), which is no (whole )?number": (

@@ -223,12 +223,16 @@ def parse_interval(text: str) -> tuple[float, float]:
     """ "0.28-5.42" -> (0.28, 5.42), noise levels σ; "0.28-" has no end."""
     number = r"(?:\d{1,10}(?:[.,]\d{0,20})?|[.,]\d{1,20})(?:e[+-]?\d{1,3})?"
     match = re.fullmatch(rf"\s*({number})\s*[-–]\s*({number}|inf)?\s*", text, re.IGNORECASE)
-    if match is None:
-        raise RequestError(f"{text[:40]!r} is no interval: write two noise levels, as 0.28-5.42")
-    low, high = (float((end or "inf").replace(",", ".")) for end in match.groups())
-    interval = low, high
-    _check_interval(interval)
-    return interval
+    ends = match.groups() if match else ("nan", "nan")
+    low, high = (float((end or "inf").replace(",", ".")) for end in ends)
+    try:
+        _check_interval((low, high))
+    except RequestError as error:
+        raise RequestError(
+            f"{text[:40]!r} is no interval: write two noise levels, the lower one first, as 0.28-5.42, or 0.28- "
+            "without an end"
+        ) from error
+    return low, high
 
 
 def interval_text(interval: tuple[float, float] | None) -> str:

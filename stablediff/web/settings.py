@@ -113,14 +113,13 @@ def make_settings(voice: Voice, pipeline: Pipeline, limits: Limits) -> Settings:
         labels = [(entry.label, name) for name, entry in SAMPLERS.items()]
         sampler = voice(gr.Dropdown, {"label": "sampler"}, choices=labels, value=defaults.sampler, elem_id="sampler")
         spacing = voice(gr.Dropdown, {"label": "spacing", "choices": _spacings}, value="", elem_id="spacing")
-        wrong_spacing = _slot("spacing")
         interval = voice(
             gr.Textbox,
             {"label": "interval", "placeholder": "interval_all", "info": "interval_info"},
             max_lines=1,
             elem_id="interval",
         )
-        wrong_interval = _slot("interval")
+    wrong_spacing, wrong_interval = _slot("spacing"), _slot("interval")  # to be seen when it is closed, too
     dice.click(
         lambda: str(secrets.randbelow(2**32)),
         None,
