@@ -91,7 +91,7 @@ def test_global_randomness_is_left_alone(sticker: Pipeline):
 def test_every_sampler_draws_and_reports_every_step(sticker: Pipeline, sampler: str):
     updates, result = events(
         sticker,
-        **{**APPLE, "num_steps": 4, "width": 64, "height": 64, "guidance_scale": 4.0},  # so small it draws little
+        **{**APPLE, "num_steps": 4, "width": 256, "height": 256, "guidance_scale": 4.0},  # smaller, it draws little
         sampler=sampler,
         seed=1,
     )

@@ -17,7 +17,19 @@ from stablediff.web.restore import make_restorer
 
 def restored(words: str) -> str:
     pipeline, message = toy_pipeline(), object()
-    controls = ("prompt", "negative", "style", "steps", "guidance", "sampler", "spacing", "size", "seed", "count")
+    controls = (
+        "prompt",
+        "negative",
+        "style",
+        "steps",
+        "guidance",
+        "interval",
+        "sampler",
+        "spacing",
+        "size",
+        "seed",
+        "count",
+    )
     named: dict[str, Any] = {name: name for name in controls}
     models = Models(pipeline, [], lambda _name, **_options: pipeline)
     restore = make_restorer(named, "quality", message, models, Limits())  # type: ignore[arg-type]
