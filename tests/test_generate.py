@@ -105,7 +105,7 @@ def test_every_sampler_draws_and_reports_every_step(sticker: Pipeline, sampler: 
     assert all(update.seconds_left > 0 for update in steps[:-1])
     assert [update.stage for update in updates] == ["encode", "encode", *["denoise"] * 4, "decode"]
     assert is_picture(result.images[0])
-    assert result.images[0].size == (64, 64)
+    assert result.images[0].size == (256, 256)
     assert result.request.sampler == sampler
     assert not result.notes
 
