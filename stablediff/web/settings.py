@@ -225,10 +225,9 @@ def connect_settings(
         return OWN if quality in QUALITIES and steps != _steps_of(quality, models, limits) else gr.skip()
 
     def check_interval(quality: str, interval: Any) -> Any:
-        usual = (
-            interval_text(preset_for(quality, models.current).guidance_interval) if quality in QUALITIES else interval
-        )
-        return gr.skip() if interval == usual else OWN
+        if quality not in QUALITIES or interval == interval_text(preset_for(quality, models.current).guidance_interval):
+            return gr.skip()
+        return OWN
 
     steps, interval = named["steps"], named["interval"]
     chosen = [steps, *(named[name] for name in ("sampler", "spacing", "interval")), settings.budget]
