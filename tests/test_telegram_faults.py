@@ -202,6 +202,7 @@ def test_what_breaks_on_the_way_is_told(ann: Person, bot: BotProcess) -> None:
 def test_answers_come_while_a_picture_is_drawn_and_progress_is_told(ann: Person, telegram: TelegramServer) -> None:
     ann.say("long --steps 1000 --size 256x256")
     running = ann.wait_for_text("long")
+    refused = len(telegram.refusals)
     telegram.wait(lambda: "Drawing, step" in running.get("caption", running.get("text", "")))
     other = new_person(telegram)
     other.say("/help")
@@ -210,6 +211,7 @@ def test_answers_come_while_a_picture_is_drawn_and_progress_is_told(ann: Person,
     telegram.wait(lambda: "image" in running and running["image"].format == "JPEG")  # a glimpse of it
     ann.press(running, "Cancel")
     telegram.wait(lambda: running.get("caption") == "Cancelled.")
+    assert not any("no text in the message" in refusal for refusal in telegram.refusals[refused:])  # it knew
 
 
 def test_limits_of_a_user_are_told(ann: Person, telegram: TelegramServer) -> None:

@@ -86,6 +86,7 @@ class Courier:
             self._close(job.id, text(job.language, "broken", code=code))
         finally:
             self._busy.pop(job.id, None)
+            self.desk.glimpsed.discard(job.id)
 
     def _turn_of(self, job: Job) -> AbstractAsyncContextManager[object]:
         """The chat's. Packs are no part of a chat: pictures need not wait for one."""

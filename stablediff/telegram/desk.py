@@ -59,6 +59,7 @@ class Desk:
     wake_courier: asyncio.Event = field(default_factory=asyncio.Event)
     acknowledging: dict[int, asyncio.Event] = field(default_factory=dict)  # job -> its status message is on its way
     reporting: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # job -> what tells how far it is
+    glimpsed: set[int] = field(default_factory=set)  # jobs whose status message is a picture with a caption by now
     places: dict[int, int] = field(default_factory=dict)  # job that waits -> the place that was told last
     erased: Callable[[int], None] = lambda _user: None  # told of whoever has erased everything
     albums: dict[int, str] = field(default_factory=dict)  # user -> the last one

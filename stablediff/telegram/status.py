@@ -69,6 +69,7 @@ class Status:
             return known
         message = await again(lambda: self._send(text(job.language, "arriving")), harmless=True, patience=PATIENCE)
         if picture == 0:
+            self.desk.glimpsed.discard(job.id)
             store.set_job(job.id, status_id=message.message_id)
         store.set_picture(job.id, picture, message_id=message.message_id)
         return message.message_id
@@ -89,12 +90,13 @@ async def say_in(
 ) -> Message | bool:
     """Edits a status message, be it plain text or a glimpse with a caption by now."""
     bot, chat, words = desk.bot, job.chat_id, desk.hide(words)
-    try:
-        return await bot.edit_message_text(
-            shorten(words, MAX_TEXT), chat, message, reply_markup=markup, rate_limit_args=lane
-        )
-    except BadRequest as error:
-        if "no text in the message" not in error.message:
-            raise
+    if job.id not in desk.glimpsed:
+        try:
+            return await bot.edit_message_text(
+                shorten(words, MAX_TEXT), chat, message, reply_markup=markup, rate_limit_args=lane
+            )
+        except BadRequest as error:  # a glimpse from before the last start, of which nobody knows any more
+            if "no text in the message" not in error.message:
+                raise
     caption = shorten(words, MAX_CAPTION)
     return await bot.edit_message_caption(chat, message, caption=caption, reply_markup=markup, rate_limit_args=lane)

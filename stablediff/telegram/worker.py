@@ -257,3 +257,4 @@ class Worker:
             return
         media = InputMediaPhoto(await asyncio.to_thread(as_glimpse, preview), caption=words)
         await bot.edit_message_media(media, job.chat_id, message, reply_markup=markup, rate_limit_args=Lane.PROGRESS)
+        self.desk.glimpsed.add(job.id)
