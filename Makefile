@@ -7,8 +7,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## List these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-demo: .venv/demo ## Set up and open the page (MODEL=... for another model)
-	$(BIN)/python demo.py $(if $(MODEL),--model "$(MODEL)")
+demo: .venv/demo ## Set up and open the page (MODEL=... for another model, PORT=... for another port)
+	$(BIN)/python demo.py $(if $(MODEL),--model "$(MODEL)") $(if $(PORT),--port $(PORT))
 
 bot: .venv/bot ## Set up and start the Telegram bot (docs/telegram.md; token in TELEGRAM_BOT_TOKEN)
 	@$(BIN)/python telegram_bot.py $(if $(MODEL),--model "$(MODEL)")

@@ -15,9 +15,10 @@ from stablediff.errors import (
     RequestError,
     StableDiffError,
 )
-from stablediff.generate import Result, Update, generate
+from stablediff.generate import generate
 from stablediff.pipeline import Pipeline, load
 from stablediff.request import Request
+from stablediff.result import Result, Update
 from stablediff.version import __version__
 
 __all__ = [

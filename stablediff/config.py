@@ -114,6 +114,7 @@ class Defaults:
     sampler: str = "dpmpp_2m"
     width: int = 512
     height: int = 512
+    strength: float = 0.75  # of the change, for a picture that starts from another one
 
 
 Kind = Literal["sd1", "sd2", "sdxl", "custom"]

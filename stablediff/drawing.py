@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 from stablediff import command
 from stablediff.errors import RequestError, StableDiffError
-from stablediff.generate import Result, Update, generate
-from stablediff.images import open_image, read_parameters, save_png
+from stablediff.generate import generate
+from stablediff.images import open_image, read_parameters
 from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline, load
+from stablediff.recipe import began_elsewhere, has_mask, not_understood, parse, starts_from_picture, wishes_of
 from stablediff.recipe import loras as recipe_loras
-from stablediff.recipe import not_understood, parse, starts_from_picture, wishes_of
 from stablediff.request import Request, ResolvedRequest
+from stablediff.result import Result, Update
 
 # Without the time that is left by the steps' mean: `generate` knows better.
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
@@ -66,10 +67,10 @@ def _save(result: Result, out: Path | None) -> StableDiffError | None:
     """Writes all pictures that can be written. -> what went wrong with another."""
     failure: StableDiffError | None = None
     count = result.request.num_images
-    for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
+    for index, seed in enumerate(result.seeds):
         path = _numbered(out, index, count) if out else _free_name(result.request.prompt, seed)
         try:
-            save_png(image, path, result.parameters(index))
+            result.save(path, index)
             print(path)
         except OSError as error:
             failure = StableDiffError(
@@ -89,6 +90,7 @@ def _save(result: Result, out: Path | None) -> StableDiffError | None:
 def _request(arguments: argparse.Namespace) -> Request:
     """What was typed, over the recipe of `--like` if there is one."""
     options: dict[str, object] = {}
+    recipe = None
     if arguments.like is not None:
         if not os.path.exists(arguments.like):  # noqa: PTH110 (names that are too long do not exist either)
             raise RequestError(f"there is no picture {arguments.like}: check its name")
@@ -100,6 +102,8 @@ def _request(arguments: argparse.Namespace) -> Request:
             print(f"note: {strange} is not known here, and the model's own is taken instead", file=sys.stderr)
         if starts_from_picture(recipe) and arguments.init is None:
             raise RequestError(f"{arguments.like} was drawn from another picture: give that one with --init")
+        if has_mask(recipe) and arguments.mask is None:
+            raise RequestError(f"{arguments.like} was drawn only where a mask was white: give that one with --mask")
         loras = recipe_loras(recipe)
         if loras and not arguments.lora:
             raise RequestError(f"{arguments.like} was drawn with the LoRA {loras}: give it with --lora FILE:SCALE")
@@ -142,6 +146,8 @@ def _request(arguments: argparse.Namespace) -> Request:
         request = Request(**{**options, **{name: value for name, value in typed.items() if value is not None}})
     except RequestError as error:
         raise _in_options(error) from error
+    for what in began_elsewhere(recipe or "", request.init_image, request.mask_image):
+        print(f"note: {arguments.like} was drawn from another {what}, so this one will differ from it", file=sys.stderr)
     if arguments.strength is not None and request.init_image is None:
         raise RequestError("--strength is for pictures that start from another: give that one with --init")
     return request

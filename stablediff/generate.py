@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from stablediff import recipe
 from stablediff.conditioning import ConditionedUNet, Conditioning, Shortcuts, encode_prompts
 from stablediff.diffusion.denoiser import Denoise, Denoiser, Network, keep_known
 from stablediff.diffusion.noise import SeededNoise
@@ -42,45 +41,11 @@ from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline
 from stablediff.preview import Previewer
 from stablediff.request import Request, ResolvedRequest
-from stablediff.version import __version__
+from stablediff.result import Result, Update
 
 _LARGE = 1024 * 1024  # pixels: pictures with more are decoded strip by strip
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Update:
-    """Where the work stands. `step` of `total` counts the denoising steps of all batches."""
-
-    stage: str  # "encode", "denoise" or "decode"
-    step: int
-    total: int
-    seconds_left: float | None = None  # of all that is to come, as far as it is known
-    request: ResolvedRequest | None = None  # the first one says what will be drawn,
-    memory: float | None = None  # and how many bytes all of it will take, about
-    sigma: float | None = None  # the noise level that was reached
-    previews: tuple[Image.Image, ...] = ()
-    images: tuple[Image.Image, ...] = ()  # those that are finished
-    notes: tuple[str, ...] = ()  # of the first one: the result's, as far as they are known
-
-
-@dataclass(frozen=True)
-class Result:
-    """The pictures, and all that is needed to make them again. `request` has nothing left open."""
-
-    images: tuple[Image.Image, ...]
-    seeds: tuple[int, ...]
-    request: ResolvedRequest
-    model: str
-    seconds: dict[str, float]  # per stage, and "total"
-    notes: tuple[str, ...] = ()  # what happened on the way that the user should know
-    stopped: bool = False
-    loras: tuple[tuple[str, float], ...] = ()  # names and scales
-
-    def parameters(self, index: int) -> str:
-        """The recipe of one picture, in the form that other programs read."""
-        return recipe.to_text(self.request, self.seeds[index], self.model, __version__, self.loras)
 
 
 def generate(

@@ -46,7 +46,8 @@ def to_text(
         "Cache interval": request.cache_interval if request.cache_interval > 1 else None,
         "Token merging ratio": request.merged_tokens or None,
         "Denoising strength": request.strength if request.init_image is not None else None,
-        "Init image hash": _hash(request.init_image, request.mask_image) if request.init_image is not None else None,
+        "Init image hash": fingerprint(request.init_image) if request.init_image is not None else None,
+        "Mask hash": fingerprint(request.mask_image) if request.mask_image is not None else None,
         "Version": f"stablediff {version}",
     }
     text = _join(request, items)
@@ -55,10 +56,9 @@ def to_text(
     return text if prompts.items() <= parse(text).items() else _join(request, items | prompts)
 
 
-def _hash(*pictures: Image.Image | None) -> str:
-    """What a picture began from cannot stand in its recipe; two recipes that began from different ones shall differ."""
-    pixels = [picture.convert("RGBA").tobytes() for picture in pictures if picture is not None]
-    return hashlib.sha256(b"".join(pixels)).hexdigest()[:10]
+def fingerprint(picture: Image.Image) -> str:
+    """What a picture began from cannot stand in its recipe, but it can be told from others."""
+    return hashlib.sha256(picture.convert("RGBA").tobytes()).hexdigest()[:10]
 
 
 def _join(request: Request, items: dict[str, object]) -> str:
@@ -153,7 +153,7 @@ def wishes_of(text: str) -> dict[str, Any]:
         "seed": whole("Seed"),
         "width": int(size[1]) if size else None,
         "height": int(size[2]) if size else None,
-        "strength": number("Denoising strength") or 0.75,
+        "strength": number("Denoising strength") or None,
     }
 
 
@@ -161,6 +161,24 @@ def starts_from_picture(text: str) -> bool:
     """Whether another picture was what it began with; a second, larger pass (the web UI's) has a strength as well."""
     fields = parse(text)
     return "Denoising strength" in fields and not any(name.startswith("Hires ") for name in fields)
+
+
+def has_mask(text: str) -> bool:
+    """Whether it was drawn only where a mask was white."""
+    return "Mask hash" in parse(text)
+
+
+def began_elsewhere(text: str, init_image: Image.Image | None, mask_image: Image.Image | None) -> list[str]:
+    """Which of the two, "picture" and "mask", are others than those that the recipe was written with."""
+    fields = parse(text)
+    if not fields.get("Version", "").startswith("stablediff "):  # others have hashes of their own
+        return []
+    given = {"picture": ("Init image hash", init_image), "mask": ("Mask hash", mask_image)}
+    return [
+        what
+        for what, (name, picture) in given.items()
+        if name in fields and picture is not None and fingerprint(picture) != fields[name]
+    ]
 
 
 def not_understood(text: str) -> list[str]:

@@ -62,7 +62,7 @@ class Request:
     num_images: int = 1
     init_image: Image.Image | None = None
     mask_image: Image.Image | None = None
-    strength: float = 0.75
+    strength: float | None = None
     preview_every: int = 0
     quality: str | None = None
     time_budget_s: float | None = None
@@ -79,7 +79,7 @@ class Request:
                 )
             if any("\ud800" <= letter <= "\udfff" for letter in text):  # undecodable bytes of a command line
                 raise RequestError(f"{name} has characters that are not in Unicode: retype them, in UTF-8")
-        for name in ("num_images", "preview_every", "guidance_rescale", "strength", "cache_interval", "merged_tokens"):
+        for name in ("num_images", "preview_every", "guidance_rescale", "cache_interval", "merged_tokens"):
             if getattr(self, name) is None:
                 raise RequestError(f"{name} is None: choose a number, or leave {name} away")
         _check_int("num_steps", self.num_steps, 1, MAX_STEPS)
@@ -144,6 +144,7 @@ class Request:
             "seed": secrets.randbelow(2**32) if self.seed is None else self.seed,
             "width": width or defaults.width,
             "height": height or defaults.height,
+            "strength": defaults.strength if self.strength is None else self.strength,
             "quality": None,
             "time_budget_s": None,
         }
@@ -161,6 +162,7 @@ class ResolvedRequest(Request):
     seed: int
     width: int
     height: int
+    strength: float
 
 
 # What the front ends ask for when a picture is to be varied or enlarged.

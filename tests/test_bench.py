@@ -121,11 +121,11 @@ def test_a_missing_peer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     settings = settings_for(tmp_path, "stablediff", "openvino")
     lines: list[str] = []
     run(settings, lines.append)
-    assert any("openvino, round 1: missing, no_such_module is not installed" in line for line in lines)
+    assert any("openvino, round 1: missing, not installed: no_such_module" in line for line in lines)
     (ours, theirs) = collect(settings)["rows"]
     assert (ours["status"], theirs["status"], theirs["warm"]) == ("done", "missing", None)
     report = markdown(collect(settings), {})
-    assert "- OpenVINO: missing, no_such_module is not installed" in report
+    assert "- OpenVINO: missing, not installed: no_such_module" in report
     assert "| OpenVINO" not in report
 
 

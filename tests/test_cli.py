@@ -68,6 +68,24 @@ def test_like_repeats_a_picture_to_the_last_bit(run):
 
 
 @pytest.mark.usefixtures("loaded")
+def test_a_painted_picture_is_repeated_with_its_picture_and_its_mask(run):
+    Image.linear_gradient("L").convert("RGB").resize((64, 64)).save("photo.png")
+    Image.radial_gradient("L").resize((64, 64)).save("mask.png")
+    painted = ["--init", "photo.png", "--mask", "mask.png"]
+    assert run("generate", "red apple", *QUICK, *painted, "--out", "one.png").code == 0
+    like = ["generate", "--like", "one.png", "--out", "two.png"]
+    assert_refused(run(*like), "give that one with --init")
+    assert_refused(run(*like, "--init", "photo.png"), "give that one with --mask")
+    outcome = run(*like, *painted)
+    assert outcome.code == 0
+    assert "will differ" not in outcome.err
+    assert Image.open("one.png").tobytes() == Image.open("two.png").tobytes()
+    outcome = run(*like, "--init", "photo.png", "--mask", "photo.png")
+    assert outcome.code == 0
+    assert "note: one.png was drawn from another mask, so this one will differ from it" in outcome.err
+
+
+@pytest.mark.usefixtures("loaded")
 def test_what_is_not_understood_of_a_recipe_is_said(run):
     save_png(Image.new("RGB", (8, 8)), Path("other.png"), "fox\nSteps: 2, Sampler: Restart, Size: 64x64, Seed: 3")
     outcome = run("generate", "--like", "other.png", "--out", "two.png")

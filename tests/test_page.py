@@ -14,6 +14,8 @@ from stablediff.images import read_parameters
 from stablediff.recipe import to_request
 from stablediff.web.models import Models
 
+WITH_A_PICTURE = ("#create-download", "#vary", "#upscale", "#sticker", "#edit-it", "#delete")
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install chromium")
 
 
@@ -62,15 +64,38 @@ def test_an_estimate_that_comes_late_leaves_the_line_of_the_job_alone(
 def test_stop_keeps_what_is_finished_and_the_next_run_works(visitor: Page, sticker: Pipeline) -> None:
     slowly = sticker.unet.register_forward_pre_hook(lambda *_: time.sleep(1))  # so that nobody is too late to stop it
     try:
-        draw(visitor, "fox, glossy style", seed="1", steps=100)
-        expect(visitor.locator("#status")).to_contain_text("Drawing", timeout=PATIENCE)
-        visitor.click("#stop")
-        expect(visitor.locator("#status")).to_contain_text("Stopped.", timeout=PATIENCE)
+        stop_early(visitor)
+        for button in WITH_A_PICTURE:  # none of which there is a picture for
+            expect(visitor.locator(button)).to_be_disabled()
     finally:
         slowly.remove()
-    expect(visitor.locator("#stop")).to_be_disabled()
     draw(visitor, "fox, glossy style", seed="1")
     expect(visitor.locator("#status")).to_contain_text("Drawn in", timeout=PATIENCE)
+    for button in WITH_A_PICTURE:
+        expect(visitor.locator(button)).to_be_enabled()
+    slowly = sticker.unet.register_forward_pre_hook(lambda *_: time.sleep(1))
+    try:
+        stop_early(visitor)
+    finally:
+        slowly.remove()
+    expect(visitor.locator("#create-recipe textarea")).to_have_value(re.compile(r"^fox.*Seed: 1,", re.DOTALL))
+    with visitor.expect_download() as download:  # the picture from before is there again
+        visitor.click("#create-download")
+    recipe = read_parameters(io.BytesIO(download.value.path().read_bytes()))
+    assert recipe is not None
+    assert recipe.startswith("fox, glossy style\n")
+
+
+def stop_early(visitor: Page) -> None:
+    """Begins a picture, sees that meanwhile nothing can be done with another one, and stops before it is finished."""
+    draw(visitor, "red apple, flat style", seed="2", steps=100)
+    expect(visitor.locator("#status")).to_contain_text("Drawing", timeout=PATIENCE)
+    for button in WITH_A_PICTURE:
+        expect(visitor.locator(button)).to_be_disabled()
+    expect(visitor.locator("#create-recipe textarea")).to_have_value("")
+    visitor.click("#stop")
+    expect(visitor.locator("#status")).to_contain_text("Stopped before a picture was finished.", timeout=PATIENCE)
+    expect(visitor.locator("#stop")).to_be_disabled()
 
 
 def test_a_wrong_wish_is_answered_beside_its_control_in_the_visitors_language(browser: Browser, address: str) -> None:

@@ -20,16 +20,16 @@ def test_numbers_out_of_bounds_are_told_by_us(raw: Raw) -> None:
     for values, answer in [
         ({"strength": 5}, "strength is 5: choose 0 to 1"),
         ({"strength": "x"}, "strength is 'x': it must be a number"),
-        ({"steps": 5000}, "num_steps is 5000: choose 1 to"),
-        ({"steps": None}, "num_steps is empty: write a whole number"),
-        ({"guidance": 1e9}, "guidance_scale is 1000000000.0: choose 0 to 100"),
+        ({"steps": 5000}, "steps is 5000: choose 1 to"),
+        ({"steps": None}, "steps is empty: write a whole number"),
+        ({"guidance": 1e9}, "guidance is 1000000000.0: choose 0 to 100"),
         ({"sampler": ["x"]}, "sampler ['x'] is not known"),
         ({"edit_prompt": "a" * 6000}, "prompt has 6,000 characters"),
     ]:
         assert answer in raw.refusal("edit", painted=picture, **values)
     assert "сила: 5. Выберите от 0 до 1" in raw.refusal("edit", painted=picture, strength=5, language="ru")
-    assert "num_steps is -1" in raw.refusal("watch", prompt="cat", steps=-1)
-    assert "guidance_scale is 'nan'" in raw.refusal("watch", prompt="cat", guidance="nan")
+    assert "steps is -1" in raw.refusal("watch", prompt="cat", steps=-1)
+    assert "guidance is 'nan'" in raw.refusal("watch", prompt="cat", guidance="nan")
 
 
 def test_no_component_is_told_how_far_its_event_is(raw: Raw) -> None:
@@ -78,7 +78,7 @@ def test_the_browsers_own_way_of_sending_pictures_has_its_bounds(raw: Raw) -> No
 @pytest.mark.parametrize(
     ("axes", "answer"),
     [
-        (("guidance_scale", "nan", NOTHING, ""), "guidance_scale is nan: choose 0 to 100"),
+        (("guidance_scale", "nan", NOTHING, ""), "guidance is nan: choose 0 to 100"),
         (("num_steps", "1;2", "seed", ";".join("1" * 90)), "grid has 180 pictures: choose at most 16"),
         (("num_steps", "1e3", NOTHING, ""), "write numbers with commas"),
         (("seed", "9" * 30, NOTHING, ""), "seed is about 2^100"),

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 
 
 def test_a_job_ends_on_the_page_though_its_last_message_is_lost(visitor: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def cut_off(stage: Stage, _desk: Desk, job: Job, language: str) -> AsyncIterator[dict[Any, Any]]:
-        job.language = language
+    async def cut_off(stage: Stage, _desk: Desk, job: Job, *words: Any) -> AsyncIterator[dict[Any, Any]]:
+        job.language = words[0]
         yield {stage.ticket: job.key, **stage.busy()}
 
     monkeypatch.setattr(Stage, "follow", cut_off)

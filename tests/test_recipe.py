@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import example, given, settings
@@ -13,7 +13,16 @@ from stablediff import Request, RequestError
 from stablediff.config import Defaults
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
-from stablediff.recipe import loras, not_understood, parse, starts_from_picture, to_request, to_text
+from stablediff.recipe import (
+    began_elsewhere,
+    has_mask,
+    loras,
+    not_understood,
+    parse,
+    starts_from_picture,
+    to_request,
+    to_text,
+)
 
 # What belongs to the occasion, not to the picture.
 LEFT_OUT = {"num_images", "init_image", "mask_image", "preview_every"}
@@ -187,6 +196,20 @@ def test_what_only_others_know_is_named():
     assert not_understood(f"a cat\n{line.format('Automatic')}") == ["Sampler: 'Restart'", "Size: 'wide'"]
     assert not_understood("a cat\nSteps: 20, CFG interval: foo") == ["CFG interval: 'foo'"]
     assert not_understood("a cat\nSteps: 20, Sampler: Euler, Size: 64x64") == []
+
+
+def test_a_recipe_tells_its_picture_and_its_mask_from_others():
+    first, second = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    mask = Image.new("L", (8, 8), 255)
+    request = Request(prompt="a cat", seed=7, init_image=first, mask_image=mask).resolve(Defaults())
+    text = to_text(request, 7, "sticker", "1.0")
+    assert starts_from_picture(text)
+    assert has_mask(text)
+    assert not has_mask(to_text(replace(request, mask_image=None), 7, "sticker", "1.0"))
+    assert began_elsewhere(text, first, mask) == []
+    assert began_elsewhere(text, second, second) == ["picture", "mask"]
+    assert began_elsewhere(text, None, None) == []
+    assert began_elsewhere(text.replace("stablediff 1.0", "v1.6.0"), second, mask) == []  # whose hashes are others
 
 
 def test_a_second_larger_pass_is_no_picture_to_start_from():

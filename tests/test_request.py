@@ -85,7 +85,6 @@ def test_values_out_of_bounds_are_refused_with_a_remedy(wish: dict[str, Any], na
         ("guidance_scale", True),
         ("guidance_scale", 7 + 0j),
         ("guidance_rescale", None),
-        ("strength", None),
         ("strength", True),
         ("width", 512.0),
         ("width", True),

@@ -11,9 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stablediff.bench.workloads import Say
 from stablediff.evaluation.setting import table
-from stablediff.generate import Result, generate
+from stablediff.generate import generate
 from stablediff.pipeline import Pipeline, load
 from stablediff.request import MAX_SIZE, MAX_STEPS, MIN_SIZE, Request
+from stablediff.result import Result
 
 _PROMPT, _SEED = "fox, flat style", 1
 _SHARES = (0.5, 0.75, 1.0, 1.25, 1.5)  # of the model's own side

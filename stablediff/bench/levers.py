@@ -18,12 +18,13 @@ from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import step_sigmas
 from stablediff.evaluation.setting import table
 from stablediff.evaluation.sheets import labelled_sheet, save_sheet
-from stablediff.generate import Result, Update, generate
+from stablediff.generate import generate
 from stablediff.images import over_white
 from stablediff.models.compiled import can_compile
 from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline, load
 from stablediff.request import MAX_STEPS, Request
+from stablediff.result import Result, Update
 
 # Of pictures that the bundled model can draw; other models understand them as well.
 PROMPTS = ("fox, flat style", "red apple, soft style", "rocket, glossy style", "blue fish")

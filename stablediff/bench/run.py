@@ -122,6 +122,9 @@ def run(settings: Settings, say: Say) -> None:
 def _take(settings: Settings, turn: Turn) -> dict[str, Any]:
     if turn.lane == "bfloat16" and not cpu_computes_bfloat16():
         return {"status": "unable", "why": "this CPU has no bfloat16 arithmetic"}
+    missing = [module for module in ENGINES[turn.engine].needs if not _installed(module)]
+    if missing:
+        return {"status": "missing", "why": f"not installed: {', '.join(missing)} (`make bench` sets up all peers)"}
     path = turn.path(settings.out).with_suffix(".part")
     more = {
         "engine": turn.engine,

@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from stablediff.errors import EvaluationError, RequestError
-from stablediff.generate import Result, generate
-from stablediff.images import open_image, save_png
+from stablediff.generate import generate
+from stablediff.images import open_image
 from stablediff.pipeline import Pipeline
 from stablediff.request import Request
+from stablediff.result import Result
 
 _LOG = "seconds.jsonl"
 
@@ -75,9 +76,9 @@ class ModelArtist:
         assert isinstance(result, Result)
         each = result.seconds["total"] / count
         try:
-            for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
+            for index, seed in enumerate(result.seeds):
                 path = self._path(prompt, seed)
-                save_png(image, path, result.parameters(index))
+                result.save(path, index)
                 self._seconds[path.name] = each
                 with (self.folder / _LOG).open("a", encoding="utf-8") as log:
                     log.write(json.dumps({"file": path.name, "seconds": round(each, 4)}) + "\n")

@@ -11,9 +11,10 @@ from telegram import InputMediaPhoto
 from telegram.error import TelegramError
 
 from stablediff.errors import StableDiffError
-from stablediff.generate import Result, Update, generate
+from stablediff.generate import generate
 from stablediff.images import open_image, save_png
 from stablediff.refusals import translate
+from stablediff.result import Result, Update
 from stablediff.telegram import keyboards
 from stablediff.telegram.desk import Desk, log
 from stablediff.telegram.disk import is_full

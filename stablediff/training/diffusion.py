@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from stablediff.conditioning import Conditioning
 from stablediff.config import Defaults, ScheduleConfig, UNetConfig
 from stablediff.diffusion.schedule import NoiseSchedule
-from stablediff.generate import Result, generate
+from stablediff.generate import generate
 from stablediff.pipeline import Pipeline
 from stablediff.request import Request
+from stablediff.result import Result
 from stablediff.training.config import LoopConfig
 from stablediff.training.material import ScenesConfig, Shown
 from stablediff.training.objective import (

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from stablediff.checkpoints.lora import save_lora
 from stablediff.errors import ConfigError
-from stablediff.generate import Result, generate
-from stablediff.images import save_png
+from stablediff.generate import generate
 from stablediff.lexicon import Lexicon
 from stablediff.models.lora import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, attach_lora
 from stablediff.pipeline import Pipeline
 from stablediff.request import Request
+from stablediff.result import Result
 from stablediff.training.config import LoopConfig
 from stablediff.training.crops import to_model
 from stablediff.training.data.folder import FolderPictures
@@ -127,7 +127,7 @@ def draw_prior(pipeline: Pipeline, prompt: str, num: int, size: int, folder: Pat
         for event in generate(pipeline, request):
             if isinstance(event, Result):
                 (folder / f"{seed:04d}.txt").write_text(prompt, encoding="utf-8")
-                save_png(event.images[0], folder / f"{seed:04d}.png", event.parameters(0))
+                event.save(folder / f"{seed:04d}.png")
     return folder
 
 

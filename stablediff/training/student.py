@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from stablediff.config import Defaults, ModelConfig
+from stablediff.config import ModelConfig
 from stablediff.errors import ConfigError
 from stablediff.models.lora import ATTENTION, CONVOLUTIONS, FEED_FORWARD, attach_lora
 from stablediff.models.unet import UNet
@@ -62,5 +62,5 @@ def as_distilled(config: ModelConfig, unet: UNet, method: str, num_steps: int) -
     else:
         num_steps = given.num_steps
     guidance = LOADED_GUIDANCE if unet.config.guidance_embedding_dim else 1.0
-    defaults = Defaults(num_steps, guidance, sampler, given.width, given.height)
+    defaults = replace(given, num_steps=num_steps, guidance_scale=guidance, sampler=sampler)
     return replace(config, unet=unet.config, schedule=schedule, defaults=defaults)

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from stablediff.web import progress
-from stablediff.web.database import SAVE
+from stablediff.web.database import SAVE, SAVE_FINISHED
 from stablediff.web.desk import Job
 from stablediff.web.events import QUIET, WATCHING
 from stablediff.web.scripts import WITH_LANGUAGE, Allowed, recall, remember, remember_job
@@ -102,5 +102,6 @@ def accompany(studio: Studio, stage: Stage, tab: str, *drawing: Any) -> Any:
     going = take_up(studio, tab, stage.ticket, stage.outputs, partial(stage.follow, desk))
     for event in (*drawing, going):
         event.then(None, [stage.gallery, stage.ticket], None, js=SAVE, api_visibility="private")
-    stage.recipe.change(None, [stage.gallery, stage.ticket], None, js=SAVE, api_visibility="private")  # after `settle`
+    finished = [stage.gallery, stage.ticket, stage.recipe]
+    stage.recipe.change(None, finished, None, js=SAVE_FINISHED, api_visibility="private")  # after `settle`
     return going

@@ -29,6 +29,7 @@ from stablediff.web.voice import Words
 
 # The sticker of another picture than the one that is shown would only mislead.
 _NO_STICKER = "() => ({ __type__: 'update', visible: false })"
+_WITH_A_PICTURE = "recipe => Array(5).fill({ __type__: 'update', interactive: recipe !== '' })"
 
 
 @dataclass
@@ -113,11 +114,11 @@ def make_create(studio: Studio) -> Create:
         with gr.Column(elem_classes="show"):
             stage = make_stage(voice, "create", run, stop, status)
             with gr.Row(elem_classes="tight"):
-                vary = voice(gr.Button, {"value": "vary"}, size="sm", elem_id="vary")
-                upscale = voice(gr.Button, {"value": "upscale"}, size="sm", elem_id="upscale")
-                sticker = voice(gr.Button, {"value": "sticker"}, size="sm", elem_id="sticker")
-                edit = voice(gr.Button, {"value": "edit_it"}, size="sm", elem_id="edit-it")
-                delete = voice(gr.Button, {"value": "delete"}, size="sm", elem_id="delete")
+                vary = voice(gr.Button, {"value": "vary"}, size="sm", interactive=False, elem_id="vary")
+                upscale = voice(gr.Button, {"value": "upscale"}, size="sm", interactive=False, elem_id="upscale")
+                sticker = voice(gr.Button, {"value": "sticker"}, size="sm", interactive=False, elem_id="sticker")
+                edit = voice(gr.Button, {"value": "edit_it"}, size="sm", interactive=False, elem_id="edit-it")
+                delete = voice(gr.Button, {"value": "delete"}, size="sm", interactive=False, elem_id="delete")
             sticker_file = voice(gr.DownloadButton, {"label": "sticker_file"}, visible=False, elem_id="sticker-file")
             with voice(gr.Accordion, {"label": "restore"}, open=False, elem_id="restore"):
                 file = voice(
@@ -150,24 +151,28 @@ def make_create(studio: Studio) -> Create:
     language = studio.language
 
     _connect_chips(studio, named, chips, negative_chips)
-    connect_settings(settings, studio.models, studio.limits, language, named, {**slots, "estimate": estimate})
+    connect_settings(
+        settings, studio.models, studio.limits, language, named, {**slots, "estimate": estimate}, stage.recipe
+    )
     for button in examples:
         button.click(lambda value: value, button, prompt, **QUIET)
 
-    async def draw(visitor: gr.Request, language: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+    async def draw(
+        visitor: gr.Request, language: str, shelf: list[Drawn], *values: Any
+    ) -> AsyncIterator[dict[Any, Any]]:
         wishes = dict(zip(named, values, strict=True))
 
         def make() -> Request:
             wish.check_is_said(wishes["prompt"])
             return wish.to_request(wishes, studio.models.current, studio.limits)
 
-        async for answer in studio.draw(visitor, stage, slots, language, make):
+        async for answer in studio.draw(visitor, stage, slots, language, shelf, make):
             yield answer
 
     drawing = gr.on(
         [run.click, prompt.submit, negative.submit],
         draw,
-        [language, *named.values()],
+        [language, stage.shelf, *named.values()],
         [*stage.outputs, *slots.values()],
         **WATCHING,
     )
@@ -191,6 +196,8 @@ def make_create(studio: Studio) -> Create:
     file.change(restore_file, [language, file], [*named.values(), settings.quality, restored], **QUIET)
     sticker.click(_make_sticker, [language, stage.shelf, stage.chosen], [sticker_file, stage.status], **QUIET)
     stage.recipe.change(None, None, sticker_file, js=_NO_STICKER, api_visibility="private")
+    actions = [vary, upscale, sticker, edit, delete]
+    stage.recipe.change(None, stage.recipe, actions, js=_WITH_A_PICTURE, api_visibility="private")
     delete.click(_delete(studio, stage), [stage.ticket, stage.shelf, stage.chosen], stage.outputs, **QUIET)
     accompany(studio, stage, "create", drawing, varying, scaling)
     return Create(named, slots, settings, stage, edit, restore, restored, about, examples, knows, known)
@@ -209,7 +216,7 @@ def _again(studio: Studio, stage: Stage, slots: dict[str, Any], make: Callable[[
             studio.limits.check(resolve(request, studio.models.current))
             return request
 
-        async for answer in studio.draw(visitor, stage, slots, language, wanted):
+        async for answer in studio.draw(visitor, stage, slots, language, shelf, wanted):
             yield answer
 
     return again

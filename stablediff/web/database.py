@@ -74,6 +74,8 @@ window.stablediff = (() => {
 """
 
 SAVE = "(gallery, job) => { window.stablediff.save(gallery, job); }"
+# While a job runs there is no recipe, and what is in the gallery is not yet its own.
+SAVE_FINISHED = "(gallery, job, recipe) => { if (recipe) window.stablediff.save(gallery, job); }"
 # What the server has kept and this browser has not; its files are named by their microseconds. The server knows this
 # browser by a secret that it makes up for itself.
 KNOWN = r"""async () => {

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from stablediff.errors import RequestError, StableDiffError
-from stablediff.generate import Result, Update
 from stablediff.observer import Observer
 from stablediff.request import Limits, Request
+from stablediff.result import Result, Update
 from stablediff.web.lent import generate
 from stablediff.web.models import Models
 

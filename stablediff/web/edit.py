@@ -33,6 +33,7 @@ class Canvas(NamedTuple):
     editor: gr.ImageEditor
     wrong: gr.HTML
     prompt: gr.Textbox
+    strength: gr.Slider
 
 
 def make_edit(studio: Studio, create: Create) -> Canvas:
@@ -65,7 +66,7 @@ def make_edit(studio: Studio, create: Create) -> Canvas:
                 {"label": "strength", "info": "strength_info"},
                 minimum=0.05,
                 maximum=1,
-                value=0.6,
+                value=studio.models.current.config.defaults.strength,
                 step=0.05,
                 elem_id="strength",
             )
@@ -84,6 +85,7 @@ def make_edit(studio: Studio, create: Create) -> Canvas:
     async def draw(
         visitor: gr.Request,
         language: str,
+        shelf: list[Drawn],
         painted: Any,
         prompt: str,
         negative: str,
@@ -104,12 +106,12 @@ def make_edit(studio: Studio, create: Create) -> Canvas:
             wish.check_is_said(request.prompt)
             return request
 
-        async for answer in studio.draw(visitor, stage, slots, language, make):
+        async for answer in studio.draw(visitor, stage, slots, language, shelf, make):
             yield answer
 
     def compare(key: str, shelf: list[Drawn], chosen: int) -> tuple[Any, Any]:
         job = studio.desk.find(key)
-        if job is None or not shelf:
+        if job is None or not job.images:  # those from before are another picture's
             return gr.skip(), gr.skip()
         image = over_white(fit_image(init_image(job), *shelf[0].image.size))
         return image, before_after(image, shelf, chosen)
@@ -123,7 +125,7 @@ def make_edit(studio: Studio, create: Create) -> Canvas:
     )
     editing = pressed.then(
         draw,
-        [studio.language, painted, prompt, negative, strength, *taken.values()],
+        [studio.language, stage.shelf, painted, prompt, negative, strength, *taken.values()],
         [*stage.outputs, *slots.values()],
         **WATCHING,
     )
@@ -135,7 +137,7 @@ def make_edit(studio: Studio, create: Create) -> Canvas:
         event.then(compare, [stage.ticket, stage.shelf, stage.chosen], [before, slider], **QUIET)
     stage.chosen.change(before_after, [before, stage.shelf, stage.chosen], slider, **QUIET)
     studio.kept["edit"] = [prompt, negative, strength]
-    return Canvas(editor, wrong_picture, prompt)
+    return Canvas(editor, wrong_picture, prompt, strength)
 
 
 def split(painted: Any) -> tuple[Image.Image, Image.Image | None]:
@@ -195,4 +197,4 @@ def connect_edit_it(button: gr.Button, source: Stage, canvas: Canvas, tabs: gr.T
         words = picture.recipe.partition("\n")[0]
         return editor_value(picture), "", words, gr.Tabs(selected="edit")
 
-    button.click(take, [source.shelf, source.chosen], [*canvas, tabs], **QUIET)
+    button.click(take, [source.shelf, source.chosen], [canvas.editor, canvas.wrong, canvas.prompt, tabs], **QUIET)

@@ -57,7 +57,9 @@ def make_inside(studio: Studio, create: Create) -> None:
     film = gr.State(None)
     controls = list(create.named.values())
 
-    async def watch(visitor: gr.Request, language: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+    async def watch(
+        visitor: gr.Request, language: str, shelf: list[Drawn], *values: Any
+    ) -> AsyncIterator[dict[Any, Any]]:
         chosen = dict(zip(create.named, values, strict=True)) | {"count": 1}
 
         def observe(request: Request) -> Recorder:
@@ -69,12 +71,15 @@ def make_inside(studio: Studio, create: Create) -> None:
             return request
 
         slots = dict.fromkeys(("prompt", "seed", "size", "spacing"), refused)
-        async for answer in studio.draw(visitor, stage, slots, language, make, observe):
+        async for answer in studio.draw(visitor, stage, slots, language, shelf, make, observe):
             yield answer
 
     def show(language: str, key: str, shelf: list[Drawn]) -> tuple[Any, ...]:
         """What the strip, the scrubber and the words stand for, once the run is over."""
-        made = film_of(studio, studio.desk.find(key))
+        job = studio.desk.find(key)
+        made = film_of(studio, job)
+        if job is None or not job.images:
+            return (gr.skip(),) * 10  # the run from before, which the picture is of, stays
         if made is None or not shelf:
             return (None, gr.update(visible=False), *[gr.skip()] * 8)
         steps = len(made.record.moments)
@@ -99,7 +104,7 @@ def make_inside(studio: Studio, create: Create) -> None:
             yield gr.DownloadButton(value=paths[0], interactive=True)
 
     watching = runner.run.click(
-        watch, [studio.language, *controls], [*stage.outputs, *create.slots.values(), refused], **WATCHING
+        watch, [studio.language, stage.shelf, *controls], [*stage.outputs, *create.slots.values(), refused], **WATCHING
     )
     going = accompany(studio, stage, "inside", watching)
     outputs = [film, shown, scrub, seen, believed, explained, word, heat, frames, source]

@@ -12,13 +12,13 @@ from typing import Any
 import gradio as gr
 
 from stablediff.errors import StableDiffError
-from stablediff.generate import Result, Update
 from stablediff.generate import generate as generate_here
 from stablediff.insight.recorder import Record, Recorder
 from stablediff.observer import Observer
 from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline
 from stablediff.request import Request, ResolvedRequest
+from stablediff.result import Result, Update
 
 _FIRST = 60.0  # seconds that are asked for before anything was measured
 _SPARE, _LEAST, _MOST = 2.0, 15.0, 120.0  # how much more than was measured; seconds

@@ -84,7 +84,7 @@ def build_page(
         dark.click(None, None, None, js=TOGGLE_DARK, api_visibility="private")
         language.change(voice.say, language, voice.components, **QUIET)
         language.input(None, language, None, js=REMEMBER_LANGUAGE, api_visibility="private")
-        connect_switch(studio, create, model, page)
+        connect_switch(studio, create, canvas.strength, model, page)
         make_api(studio)
         studio.kept["create"] = [*create.named.values(), create.settings.quality, create.settings.seconds]
         for tab, controls in studio.kept.items():

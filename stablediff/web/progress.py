@@ -2,8 +2,8 @@
 
 import html
 
-from stablediff.generate import Result
 from stablediff.refusals import translate
+from stablediff.result import Result
 from stablediff.web.desk import Desk, Job
 from stablediff.web.texts import decimal, text
 from stablediff.web.trouble import wrong
@@ -64,7 +64,7 @@ def done(result: Result, language: str) -> str:
     seconds = decimal(result.seconds["total"], 1, language)
     line = text("drawn", language, seconds=seconds, seed=seeds[0] if seeds else "")
     notes = [translate(note, language) for note in result.notes]
-    notes = [note[:1].upper() + note[1:] + "." for note in notes]
+    notes = [note[:1].upper() + note[1:] + ("" if note.endswith("?") else ".") for note in notes]
     return say(" ".join([line + last + ".", *notes]))
 
 

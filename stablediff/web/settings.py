@@ -174,12 +174,19 @@ def _spacings(language: str) -> list[tuple[str, str]]:
 
 
 def connect_settings(
-    settings: Settings, models: Models, limits: Limits, language: gr.Radio, named: dict[str, Any], slots: dict[str, Any]
+    settings: Settings,
+    models: Models,
+    limits: Limits,
+    language: gr.Radio,
+    named: dict[str, Any],
+    slots: dict[str, Any],
+    drawn: gr.Textbox,
 ) -> None:
     """The estimate follows the controls, the quality sets steps and sampler; steps of one's own are no such quality.
 
     `named` and `slots`: the whole tab's, with "estimate" among the slots. The line of the jobs is not one of them: an
-    estimate may come late, and would wipe out what a job has said meanwhile.
+    estimate may come late, and would wipe out what a job has said meanwhile. `drawn` changes with every picture, from
+    which more is known of the machine.
     """
     controls = list(named.values())
     places = {**slots, "status": slots["estimate"]}  # for refusals that no single control is to blame for
@@ -248,7 +255,7 @@ def connect_settings(
     steps.change(check_quality, [settings.quality, steps], settings.quality, trigger_mode="always_last", **QUIET)
     interval.change(check_interval, [settings.quality, interval], settings.quality, trigger_mode="always_last", **QUIET)
     gr.on(
-        [*(control.change for control in controls), language.change],
+        [*(control.change for control in [*controls, drawn]), language.change],
         estimate,
         [language, *controls],
         list(slots.values()),

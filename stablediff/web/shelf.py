@@ -12,8 +12,8 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from stablediff.generate import Result
 from stablediff.images import over_white, png_bytes
+from stablediff.result import Result
 from stablediff.web import progress
 from stablediff.web.desk import Desk, Job
 from stablediff.web.events import QUIET
@@ -85,12 +85,15 @@ class Stage:
             self.clock: gr.Timer(active=True),
         }
 
-    async def follow(self, desk: Desk, job: Job, language: str) -> AsyncIterator[dict[Any, Any]]:
-        """What to show while a job runs, and its pictures when it is done."""
+    async def follow(
+        self, desk: Desk, job: Job, language: str, before: Sequence[Drawn] = ()
+    ) -> AsyncIterator[dict[Any, Any]]:
+        """What to show while a job runs, and its pictures when it is done; those from before if it has none."""
         job.language = language
         # Every update says all of this: Gradio's client rewrites an update in place when the next one comes before it
         # was shown, so that what only the first one says may be lost.
-        working = {self.ticket: job.key, **self.busy()}
+        nothing_yet = {self.shelf: [], self.recipe: "", self.download: gr.DownloadButton(interactive=False)}
+        working = {self.ticket: job.key, **nothing_yet, **self.busy()}
         yield working
         shown: tuple[Any, ...] = ()
         async for _ in desk.watch(job):
@@ -104,18 +107,16 @@ class Stage:
                 pictures = [*finished, *(_enlarge(image) for image in shown)]
                 answer[self.gallery] = gr.Gallery(value=pictures, selected_index=len(finished))
             yield answer
-        with self.ending(job) as answer:
+        with self.ending(job, before) as answer:
             yield answer
 
     @contextmanager
-    def ending(self, job: Job) -> Iterator[dict[Any, Any]]:
+    def ending(self, job: Job, before: Sequence[Drawn] = ()) -> Iterator[dict[Any, Any]]:
         """What to show of a job that is done. Its files are there as long as the block runs."""
-        pictures = drawn(job.results, without=job.gone)
+        pictures = drawn(job.results, without=job.gone) or list(before)
         line = {self.status: progress.closing(job), self.ticket: job.key, **self.idle()}
         with written(pictures) as paths:
-            # Without a picture, the former ones stay, unless previews have taken their place already.
-            shown = self.show(pictures, paths) if pictures or job.update is not None else {}
-            yield {**line, **shown}
+            yield {**line, **self.show(pictures, paths)}
 
     def show(self, pictures: list[Drawn], paths: list[str], index: int = 0) -> dict[Any, Any]:
         """Fills the panel. Gradio copies the files before their folder goes away."""

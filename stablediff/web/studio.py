@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from stablediff.web.database import COOKIE
 from stablediff.web.desk import Desk, Job, Work
 from stablediff.web.events import QUIET
 from stablediff.web.models import Models
-from stablediff.web.shelf import Stage
+from stablediff.web.shelf import Drawn, Stage
 from stablediff.web.trouble import beside
 from stablediff.web.voice import Voice
 
@@ -55,10 +55,12 @@ class Studio:
         stage: Stage,
         slots: dict[str, Any],
         language: str,
+        before: Sequence[Drawn],
         make: Callable[[], Request],
         observe: Callable[[Request], Observer] | None = None,
     ) -> AsyncIterator[dict[Any, Any]]:
-        """Submits what `make` returns and follows it on the stage; a refusal is said beside its control."""
+        """Submits what `make` returns and follows it on the stage; a refusal is said beside its control. `before`: the
+        pictures that are there, and come back if it makes none."""
 
         def plan() -> tuple[Request, tuple[Observer, ...]]:
             request = make()
@@ -71,7 +73,7 @@ class Studio:
             yield {**beside(str(error), {"status": stage.status, **slots}, language), **stage.idle()}
             return
         clear = {slot: "" for name, slot in slots.items() if name != "estimate"}
-        async for answer in stage.follow(self.desk, job, language):
+        async for answer in stage.follow(self.desk, job, language, before):
             yield {**clear, **answer}
             clear = {}
 

@@ -19,7 +19,7 @@ from stablediff.web.trouble import wrong
 _GLANCE = 5.0  # seconds between two looks at which model is there
 
 
-def connect_switch(studio: Studio, create: Create, model: gr.Dropdown, page: gr.Blocks) -> None:
+def connect_switch(studio: Studio, create: Create, strength: gr.Slider, model: gr.Dropdown, page: gr.Blocks) -> None:
     named, status, models = create.named, create.stage.status, studio.models
     told = gr.State(models.name)  # the model that the page speaks of
     clock = gr.Timer(_GLANCE, active=len(models.names) > 1)
@@ -43,6 +43,7 @@ def connect_switch(studio: Studio, create: Create, model: gr.Dropdown, page: gr.
             named["sampler"]: defaults.sampler,
             named["spacing"]: "",
             named["size"]: f"{defaults.width}x{defaults.height}",
+            strength: defaults.strength,
         }
 
     async def switch(visitor: gr.Request, language: str, name: str) -> AsyncIterator[dict[Any, Any]]:
@@ -79,7 +80,7 @@ def connect_switch(studio: Studio, create: Create, model: gr.Dropdown, page: gr.
 
     said = [told, model, create.about, named["style"], create.knows, create.known, *create.examples]
     habitual = ("steps", "guidance", "interval", "sampler", "spacing", "size")
-    changed = [create.settings.quality, *(named[name] for name in habitual)]
+    changed = [create.settings.quality, strength, *(named[name] for name in habitual)]
     outputs = [*said, status, create.stage.ticket, *changed]
     model.input(switch, [studio.language, model], outputs, **WATCHING)
     if len(models.names) > 1:

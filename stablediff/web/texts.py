@@ -116,7 +116,7 @@ TEXTS = {
     "progress": ("progress", "ход работы"),
     "drawn": ("Drawn in {seconds} s with seed {seed}", "Готово за {seconds} с, зерно {seed}"),
     "seeds_to": (" to {last}", "–{last}"),
-    "stopped": ("Stopped.", "Остановлено."),
+    "stopped": ("Stopped before a picture was finished.", "Остановлено: ни одна картинка не готова."),
     "stopped_with": ("Stopped. Pictures kept: {kept}.", "Остановлено. Сохранено картинок: {kept}."),
     # what there is
     "pictures": ("Pictures", "Картинки"),

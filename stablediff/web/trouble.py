@@ -28,6 +28,17 @@ _ABOUT = {
     "the recipe": "picture",
 }
 
+# What the controls are called, for messages that name a request's fields.
+_LABELS = {
+    "num_steps": "steps",
+    "guidance_scale": "guidance",
+    "num_images": "pictures",
+    "negative_prompt": "negative prompt",
+    "time_budget_s": "seconds",
+    "init_image": "picture",
+}
+_FIELDS = rf"(?<![\w'\"])({'|'.join(_LABELS)})(?![\w'\"])"  # and not what is quoted
+
 
 def control_of(message: str) -> str | None:
     """ "seed is -1: …" -> "seed"; None where no single control is to blame."""
@@ -47,7 +58,8 @@ def beside(message: str, slots: Mapping[str, object], language: str) -> dict[obj
 
 def wrong(message: str, language: str) -> str:
     """A refusal, with nothing in it that could be markup."""
-    return f'<div class="wrong" role="alert">{html.escape(translate(message, language))}</div>'
+    said = re.sub(_FIELDS, lambda found: _LABELS[found[0]], translate(message, language))
+    return f'<div class="wrong" role="alert">{html.escape(said)}</div>'
 
 
 def remark(words: str) -> str:

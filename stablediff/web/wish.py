@@ -48,7 +48,7 @@ def to_request(
         num_images=whole("num_images", values.get("count", 1)),
         init_image=init_image,
         mask_image=mask_image,
-        strength=_number("strength", values.get("strength", 0.75)),
+        strength=_number("strength", values["strength"]) if "strength" in values else None,
         preview_every=min(max(1, steps // PREVIEWS_A_PICTURE), MAX_STEPS),
         width=width,
         height=height,

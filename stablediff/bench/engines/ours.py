@@ -9,11 +9,12 @@ from stablediff.bench.workloads import PROMPT
 from stablediff.conditioning import ConditionedUNet, Conditioning
 from stablediff.errors import DeviceError
 from stablediff.fallback import dtype_of
-from stablediff.generate import Result, generate
+from stablediff.generate import generate
 from stablediff.heap import give_back
 from stablediff.images import to_pixels
 from stablediff.pipeline import load
 from stablediff.request import Request
+from stablediff.result import Result
 from stablediff.version import __version__
 
 
