@@ -7,6 +7,7 @@ for event in stablediff.generate(pipeline, stablediff.Request(prompt="red apple,
     print(event)
 """
 
+from stablediff import interrupt as interrupt  # first, for the others take their time
 from stablediff.errors import (
     CheckpointError,
     DeviceError,

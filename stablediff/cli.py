@@ -1,6 +1,7 @@
 """The command line: `python -m stablediff generate "a red apple" --out apple.png`."""
 
 import argparse
+import contextlib
 import io
 import os
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from stablediff import interrupt
 from stablediff.checkpoints.locate import BUNDLED, DEFAULT_MODEL
 from stablediff.config import QUALITIES
 from stablediff.diffusion.samplers import SAMPLERS
@@ -35,6 +37,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one sub-command. -> 0 done, 2 something that the user can put right, 130 interrupted."""
+    interrupt.listen()
+    if sys.stderr is None:  # closed by whoever started this and does not want to read it
+        sys.stderr = io.StringIO()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries talk to programmers
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -52,18 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()  # here and not when Python exits, where nobody could catch a closed pipe
     except StableDiffError as error:
-        print(f"stablediff: {_one_line(str(error))}", file=sys.stderr)
+        _complain(_one_line(str(error)))
         return 2
     except KeyboardInterrupt:
-        print("stablediff: interrupted", file=sys.stderr)
+        _complain("interrupted")
         return 130
     except OSError as error:  # most likely of our output: its reader has gone, or it goes to a full disk
         if sys.stdout is not None:  # drops what is still in its buffer
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return 141
-        print(f"stablediff: {error}: check the disk, and whether this file may be used", file=sys.stderr)
+        _complain(f"{error}: check the disk, and whether this file may be used")
         return 2
+
+
+def _complain(line: str) -> None:
+    with contextlib.suppress(OSError):  # there is nobody whom it could be told
+        print(f"stablediff: {line}", file=sys.stderr, flush=True)
 
 
 def _parser(asked: str = "") -> argparse.ArgumentParser:

@@ -65,26 +65,28 @@ def draw_pictures(arguments: argparse.Namespace) -> int:
 
 def _save(result: Result, out: Path | None) -> StableDiffError | None:
     """Writes all pictures that can be written. -> what went wrong with another."""
-    failure: StableDiffError | None = None
     count = result.request.num_images
+    saved: list[Path] = []
+    lost: list[tuple[Path, int, object]] = []  # with the seed and the reason
     for index, seed in enumerate(result.seeds):
         path = _numbered(out, index, count) if out else _free_name(result.request.prompt, seed)
         try:
             result.save(path, index)
-            print(path)
+            saved.append(path)
         except OSError as error:
-            failure = StableDiffError(
-                f"cannot write {path}: {error.strerror or error}. Free some space or choose another --out; "
-                f"--seed {seed} draws the same picture again"
-            )
+            lost.append((path, seed, error.strerror or error))
+    print(*saved, sep="\n", end="\n" * bool(saved))
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
     if result.stopped:
         print(f"stopped: {len(result.images)} of {count} pictures were finished", file=sys.stderr)
-    if failure is None:
+    if not lost:
         seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in result.seconds.items())
         print(f"{seconds} · seed {result.request.seed}", file=sys.stderr)
-    return failure
+        return None
+    paths, seeds = (", ".join(str(entry[i]) for entry in lost) for i in (0, 1))
+    again = f"--seed {seeds} draws the same picture again" if len(lost) == 1 else f"they had the seeds {seeds}"
+    return StableDiffError(f"cannot write {paths}: {lost[0][2]}. Free some space or choose another --out; {again}")
 
 
 def _request(arguments: argparse.Namespace) -> Request:

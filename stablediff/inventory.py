@@ -3,6 +3,7 @@
 import argparse
 
 from stablediff.checkpoints.locate import BUNDLED, DEFAULT_MODEL
+from stablediff.errors import CheckpointError
 from stablediff.models.frozen import count_weights
 from stablediff.pipeline import load
 
@@ -42,6 +43,8 @@ def _list_models() -> list[tuple[str, str]]:
         repos = scan_cache_dir().repos
     except CacheNotFound:
         return rows
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"cannot look into the hub's cache ({error}): check HF_HOME and HF_HUB_CACHE") from error
     for repo in sorted(repos, key=lambda repo: repo.repo_id):
         files = {file.file_name for revision in repo.revisions for file in revision.files}
         if repo.repo_type == "model" and (

@@ -92,6 +92,7 @@ MODEL_REFUSALS = {
         r"(?P<file>.+) is a .+ \(it has .+\), which is not computed here: .*": (
             "{file}: такой вид LoRA здесь не считается"
         ),
+        r"(?P<file>.+): .+ is not finite: .*": "{file}: файл LoRA повреждён, скачайте его ещё раз",
         r"(?P<file>.+) has .+, for which this model has no layer: .*": "{file}: эта LoRA от модели другого вида",
         r"(?P<file>.+) does not end in \.safetensors, .*": "{file}: читаются только файлы .safetensors",
         r"(?P<path>.+) holds .+: name the file of the LoRA": "{path}: назовите файл LoRA",

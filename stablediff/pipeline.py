@@ -119,6 +119,10 @@ class Pipeline:
         save_parts(Path(folder), *parts, overwrite, dtype, texts)
 
 
+def _is_lora(item: object) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int | float)
+
+
 def load(
     model: str | Path = DEFAULT_MODEL,
     *,
@@ -144,7 +148,7 @@ def load(
     with "downloading" or "loading" and the share that is done. Raises CheckpointError, DeviceError, RequestError or
     OutOfMemoryError, whose text says what to do.
     """
-    if not all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int | float) for item in loras):
+    if not isinstance(loras, Sequence) or not all(map(_is_lora, loras)):
         raise RequestError('loras is a list of files and scales, as in loras=[("detail.safetensors", 0.8)]')
     compute = choose_compute(device, dtype)
     if compiled:

@@ -294,6 +294,10 @@ def _check_image(name: str, image: object) -> None:
         )
     if 0 in image.size:
         raise RequestError(f"{name} has no pixels ({image.width} x {image.height}): choose another picture")
+    try:
+        image.load()
+    except (OSError, ValueError, SyntaxError) as error:  # it was only opened so far, or is closed again
+        raise RequestError(f"{name} cannot be read ({error}): choose another picture") from error
 
 
 def _check_size(name: str, value: int | None) -> None:

@@ -1,6 +1,7 @@
 """The command line: successes can be repeated."""
 
 import io
+import os
 import re
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import QUICK, Outcome, assert_refused, subprocess_of
+from command_line import QUICK, ROOT, Outcome, assert_refused, subprocess_of
 from PIL import Image
 from toy import count_calls, toy_pipeline
 
@@ -295,6 +296,40 @@ def test_ctrl_c_ends_the_program_soon_and_quietly(tmp_path: Path):
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.5, 0.9])
+def test_ctrl_c_while_python_still_imports_is_quiet(seconds: float, tmp_path: Path):
+    process = subprocess_of("-m", "stablediff", "generate", "a cat", "--steps", "1000", "--out", "y.png", cwd=tmp_path)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode in (-signal.SIGINT, 130)
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["&-", "/dev/full"])
+def test_nobody_has_to_hear_of_a_picture(where: str, tmp_path: Path):
+    """Its errors can be closed; where they fail there is no use in going on."""
+    draw = f"'{sys.executable}' -m stablediff generate cat --steps 1 --size 256 --out y.png 2>{where}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["sh", "-c", draw], cwd=tmp_path, env=environment)
+    drawn = [path.name for path in tmp_path.glob("*.png")]
+    assert (done.returncode, drawn) == ((0, ["y.png"]) if where == "&-" else (2, []))
+
+
+@pytest.mark.usefixtures("loaded")
+def test_pictures_are_saved_before_anybody_is_told(run, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: Any, file: Any = None, **__: Any) -> None:
+        if file is None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(drawing, "print", full, raising=False)
+    outcome = run("generate", "a cat", *QUICK, "--num-images", "2", "--out", "y.png")
+    assert outcome.code == 2
+    assert outcome.err.endswith("No space left on device: check the disk, and whether this file may be used\n")
+    assert sorted(Path().glob("*.png")) == [Path("y-1.png"), Path("y-2.png")]
 
 
 def test_a_reader_that_has_gone_does_no_harm(tmp_path: Path):

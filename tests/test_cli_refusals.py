@@ -195,6 +195,26 @@ def test_a_full_disk_is_told_with_the_seed_that_was_drawn(run, tmp_path: Path):
     assert list((tmp_path / "new").iterdir()) == []
 
 
+@pytest.mark.usefixtures("loaded")
+def test_every_picture_that_is_lost_is_named(run):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        outcome = run("generate", "a cat", *QUICK, "--out", "y.png", "--seed", "7", "--num-images", "2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    line = outcome.err.splitlines()[-1]
+    assert line.startswith("stablediff: cannot write y-1.png, y-2.png: File too large. Free some space")
+    assert line.endswith("they had the seeds 7, 8")
+
+
+def test_a_cache_that_is_no_folder_is_refused(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(tmp_path / "file"), raising=False)
+    assert_refused(run("models"), "cannot look into the hub's cache", "HF_HUB_CACHE")
+
+
 # --- pictures to start from ------------------------------------------------------------------------------------------
 
 

@@ -239,6 +239,8 @@ def test_broken_settings(name: str, copied: Path) -> None:
         ("unet/config.json", {"attention_head_dim": [8]}, "do not fit"),
         ("unet/config.json", {"attention_head_dim": 5}, "do not fit"),
         ("unet/config.json", {"attention_head_dim": 16}, None),  # cannot be seen
+        ("unet/config.json", {"attention_head_dim": 1.5}, "1.5 is no whole number"),
+        ("unet/config.json", {"norm_num_groups": True}, "True is no whole number"),
         ("unet/config.json", {"cross_attention_dim": None}, "cross_attention_dim"),
         ("unet/config.json", {"norm_num_groups": 0}, "do not fit"),
         ("unet/config.json", {"in_channels": "four"}, "do not fit"),
@@ -246,6 +248,7 @@ def test_broken_settings(name: str, copied: Path) -> None:
         ("text_encoder/config.json", {"num_hidden_layers": 10**9}, "do not fit"),
         ("text_encoder/config.json", {"hidden_act": "relu"}, "hidden_act = 'relu'"),
         ("text_encoder/config.json", {"num_attention_heads": 7}, "do not fit"),
+        ("text_encoder/config.json", {"eos_token_id": 2**70}, "eos_token_id"),
         ("text_encoder/config.json", {"vocab_size": 100}, "tokenizer|wrong shape|eos_token_id"),
         ("vae/config.json", {"latents_mean": [0, 0, 0, 0]}, "latents_mean"),
         ("vae/config.json", {"down_block_types": ["AttnDownEncoderBlock2D"] * 4}, "AttnDownEncoderBlock2D"),

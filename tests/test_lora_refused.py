@@ -92,7 +92,7 @@ def test_the_small_one_is_right(tmp_path: Path) -> None:
         ({f"{Q}.lora_A.weight": (2, 9)}, ["is [2, 9]", "takes [2, 8]", "get it again"]),
         ({f"{Q}.lora_B.weight": (9, 2)}, ["lora_B.weight is [9, 2]", "takes [8, 2]"]),
         ({f"{Q}.lora_A.weight": (3, 8)}, ["lora_A.weight [3, 8]", "lora_B.weight [8, 2]", "differ in rank"]),
-        ({f"{Q}.lora_A.weight": (0, 8), f"{Q}.lora_B.weight": (8, 0)}, ["is [0, 8]"]),
+        ({f"{Q}.lora_A.weight": (0, 8), f"{Q}.lora_B.weight": (8, 0)}, ["is [0, 8], which is empty"]),
         ({f"{Q}.lora_A.weight": (2, 8, 3, 3)}, ["is [2, 8, 3, 3]", "takes [2, 8]"]),
         ({f"{Q}.lora_A.weight": ()}, ["is []"]),
         ({f"{Q}.lora_B.weight": (8,)}, ["is [8]"]),
@@ -124,6 +124,16 @@ def test_no_lora_at_all(tmp_path: Path) -> None:
     assert "is no LoRA (its first tensors: model.diffusion_model.out.2.weight)" in message
     assert "give it with --model" in message
     assert "its first tensors: none" in refusal({}, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["lora_A", "lora_B"])
+def test_numbers_that_are_not_finite(name: str, tmp_path: Path) -> None:
+    key = f"{Q}.{name}.weight"
+    broken = SMALL[key].clone()
+    broken[0, 0] = math.nan
+    message = refusal(SMALL | {key: broken}, tmp_path)
+    assert key in message
+    assert "is not finite" in message
 
 
 def test_whole_numbers_and_wild_alphas(tmp_path: Path) -> None:
@@ -216,7 +226,9 @@ def test_wrong_places(tmp_path: Path) -> None:
         load_lora(tmp_path, networks)
 
 
-@pytest.mark.parametrize("loras", [["x.safetensors"], [("x.safetensors",)], [("x.safetensors", "much")], ["ab"]])
+@pytest.mark.parametrize(
+    "loras", [5, None, ["x.safetensors"], [("x.safetensors",)], [("x.safetensors", "much")], ["ab"]]
+)
 def test_wrong_arguments(loras: Any) -> None:
     with pytest.raises(RequestError, match="loras is a list of files and scales"):
         load(loras=loras)

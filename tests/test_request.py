@@ -1,6 +1,7 @@
 """A request refuses what cannot be drawn, in words that name the value and what to do instead."""
 
 import dataclasses
+import io
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 from stablediff import Request, RequestError
 from stablediff.config import Defaults
+from stablediff.images import png_bytes
 from stablediff.request import interval_text, parse_interval, parse_size
 
 PICTURE = Image.new("RGB", (64, 64))
@@ -112,6 +114,16 @@ def test_a_mask_of_the_wrong_type_is_refused_by_name():
 def test_a_picture_without_pixels_is_refused():
     with pytest.raises(RequestError, match=r"^init_image has no pixels \(0 x 5\)"):
         Request(init_image=Image.new("RGB", (0, 5)))
+
+
+@pytest.mark.parametrize("harm", ["truncated", "closed"])
+def test_a_picture_that_was_only_opened_is_read_at_once(harm: str):
+    data = png_bytes(Image.effect_noise((64, 64), 50), "")
+    image = Image.open(io.BytesIO(data[:1000] if harm == "truncated" else data))
+    if harm == "closed":
+        image.close()
+    with pytest.raises(RequestError, match=r"^init_image cannot be read \(.*\): choose another picture"):
+        Request(init_image=image)
 
 
 @pytest.mark.parametrize(

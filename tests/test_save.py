@@ -15,6 +15,7 @@ import pytest
 import torch
 from children import save_for_ever, start_child
 from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny import KINDS, TinyModel
 from torch import Tensor
@@ -136,18 +137,43 @@ def test_overwriting_replaces_everything(tiny_model: GetModel, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize("place", ["model", "model.previous"])
+def test_what_is_no_model_is_never_replaced(place: str, tmp_path: Path) -> None:
+    (tmp_path / place).mkdir()
+    (tmp_path / place / "photo.jpg").write_text("mine")
+    with pytest.raises(CheckpointError, match=rf"{place} is there and is no model: move it away"):
+        toy_pipeline().save(tmp_path / "model", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == [place]
+    assert (tmp_path / place / "photo.jpg").read_text() == "mine"
+
+
+def test_a_file_is_never_replaced_by_a_model(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(CheckpointError, match="is no model"):
+        toy_pipeline().save(tmp_path / "model", overwrite=True)
+    assert (tmp_path / "model").read_text() == "mine"
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, "float16"])
+def test_weights_are_saved_as_floats(dtype: Any, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is no precision for weights"):
+        toy_pipeline().save(tmp_path / "model", dtype=dtype)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_place_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="Choose another place"):
         toy_pipeline().save(tmp_path / "file" / "model")
 
 
-def test_a_full_disk_leaves_the_former_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
+def test_a_full_disk_leaves_the_former_model(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = toy_pipeline()
     pipeline.save(tmp_path / "model")
 
     def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr("stablediff.checkpoints.save.save_file", full)
     with pytest.raises(CheckpointError, match="No space left on device"):

@@ -1,5 +1,6 @@
 """What all engines are given: a folder with the same weights, and the same embeddings, noise and noise levels."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -60,10 +61,12 @@ def is_made(workload: Workload, folder: Path) -> bool:
 
 
 def _about(workload: Workload, folder: Path) -> str:
-    """What it was made of, and the sizes of its files, so that one that was cut off shows."""
+    """What it was made of, and the sizes of its files, so that one that was cut off shows, or another bundled model."""
     files = [*folder.glob("*.safetensors"), *(folder / "model").rglob("*.*")]
     sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files if file.is_file()}
-    return json.dumps([repr(workload), sizes], sort_keys=True)
+    bundled = [] if workload.config else sorted(locate(bundled_model()).path.rglob("*.safetensors"))
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in bundled]
+    return json.dumps([repr(workload), sizes, *digests], sort_keys=True)
 
 
 def read_material(workload: Workload, folder: Path) -> Material:

@@ -85,10 +85,14 @@ def run(settings: Settings, say: Say) -> None:
         _check_settings(settings, settings.out / workload.name)
     for workload in settings.workloads:
         folder = settings.out / workload.name
-        if not (read_result(folder / "flops.json", *_COUNTED) and is_made(workload, folder / "material")):
+        if not is_made(workload, folder / "material"):
+            for path in folder.glob("*-*.json"):  # results of another model, or of a damaged one
+                path.unlink()
+            (folder / "flops.json").unlink(missing_ok=True)
+        if not read_result(folder / "flops.json", *_COUNTED):
             say(f"{workload.name}: making the model")
             _process(settings, workload, "material", folder / "flops.json")
-            (folder / "reference.json").unlink(missing_ok=True)  # it was of another model, or of a damaged one
+            (folder / "reference.json").unlink(missing_ok=True)
         if not isinstance(read_result(folder / "peaks.json").get("float32"), dict):
             say(f"{workload.name}: measuring what this CPU can do")
             _process(settings, workload, "peaks", folder / "peaks.json")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from stablediff.checkpoints.tensors import open_tensors
 from stablediff.checkpoints.vocabulary import read_tokenizer
 from stablediff.config import ModelConfig, PredictionType
 from stablediff.device import Compute
-from stablediff.errors import CheckpointError
+from stablediff.errors import CheckpointError, RequestError
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.models.tokenizer import Tokenizer, clip_tokenizer
 from stablediff.models.unet import UNet
@@ -50,6 +51,8 @@ def load_parts(
 
     `prediction_type` overrides what the checkpoint says, or what its tensors suggest. `progress` hears of every tensor.
     """
+    if prediction_type not in (None, *get_args(PredictionType)):
+        raise RequestError(f"prediction_type is {prediction_type!r}: choose {', '.join(get_args(PredictionType))}")
     if location.is_file:
         parts = _load_single_file(location, Builder(compute, progress=progress), allow_pickle)
     else:

@@ -42,8 +42,12 @@ def load_lora(name: str | Path, networks: Networks, scale: float = 1.0) -> str:
     tensors = SafetensorsSource([location.path])
     layers = _layers(tensors, networks, location.path.name)
     alphas = _alphas(tensors, layers)
-    for (network, layer), roles in layers.items():
-        down, up = (tensors.read(roles[role], _own_float) for role in ("down", "up"))
+    pairs = {}
+    for place, roles in layers.items():
+        pairs[place] = [tensors.read(roles[role], _own_float) for role in ("down", "up")]
+        if not all(matrix.isfinite().all() for matrix in pairs[place]):
+            raise CheckpointError(f"{location.path.name}: {roles['down']} or {roles['up']} is not finite: get it again")
+    for (network, layer), (down, up) in pairs.items():
         target = networks[network].get_submodule(layer)
         assert isinstance(target, nn.Linear | nn.Conv2d)
         with NoInit():
@@ -119,9 +123,11 @@ def _problem(tensors: SafetensorsSource, roles: Roles, layer: nn.Module) -> str 
     weight = layer.weight.shape
     assert isinstance(weight, torch.Size)
     rank = (*shapes["down"], 0)[0]
+    if shapes["down"][:1] == (0,):
+        return f"{roles['down']} is {list(shapes['down'])}, which is empty"
     wanted = {"down": (rank, *weight[1:]), "up": (weight[0], rank, *(1 for _ in weight[2:]))}
     for role, shape in wanted.items():
-        if _core(shapes[role]) != _core(shape) or rank == 0:
+        if _core(shapes[role]) != _core(shape):
             if role == "up" and len(_core(shapes["up"])) == 2 and shapes["up"][0] == weight[0]:
                 return f"{roles['down']} {list(shapes['down'])} and {roles['up']} {list(shapes['up'])} differ in rank"
             return f"{roles[role]} is {list(shapes[role])}, and the model's layer takes {list(shape)}"

@@ -39,6 +39,7 @@ def _check_clip(config: CLIPConfig) -> None:
     _within("the number of text heads", config.num_heads, 1, config.hidden_size)
     _divides("the number of text heads", config.num_heads, "a hidden_size", config.hidden_size)
     _within("max_position_embeddings", config.max_length, 3, 2**12)
+    _within("eos_token_id", config.eos_token_id, 0, 2**31)
     _within("layer_norm_eps", config.layer_norm_eps, 0, 1)
     if config.projection_size is not None:
         _within("projection_dim", config.projection_size, 1, 2**13)

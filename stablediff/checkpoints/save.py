@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -22,6 +23,7 @@ from stablediff.models.tokenizer import CLIP_START, Tokenizer
 from stablediff.models.unet import UNet
 from stablediff.models.vae import VAE
 
+_MARKS = ("model_index.json", "config.json", "tokenizer_config.json")  # of a model, and of its parts
 # Distilled models are recognised by the scheduler that they name; the others run with any.
 _SCHEDULERS = {"lcm": "LCMScheduler", "euler_ancestral": "EulerAncestralDiscreteScheduler"}
 
@@ -43,6 +45,9 @@ def save_parts(
     """
     if folder.exists() and not overwrite:
         raise CheckpointError(f"{folder} exists already: choose another name, or overwrite=True")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise CheckpointError(f"{dtype!r} is no precision for weights: choose torch.float16 or another float")
+    check_replaceable(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -78,20 +83,34 @@ def save_parts(
         for name, text in (texts or {}).items():
             (draft / name).write_text(text, encoding="utf-8")
         replace_folder(draft, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"cannot save {folder}: {error.strerror or error}. Free some space or choose another place; "
-            "nothing that was there is lost."
+            f"cannot save {folder}: {reason}. Free some space or choose another place; nothing that was there is lost."
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def check_replaceable(folder: Path) -> None:
+    """Raises CheckpointError if there is something that is no model: it would be lost."""
+    for there in (folder, _previous(folder)):
+        if there.is_dir() and (any((there / name).is_file() for name in _MARKS) or not any(there.iterdir())):
+            continue
+        if there.exists() or there.is_symlink():
+            raise CheckpointError(f"{there} is there and is no model: move it away, or choose another name")
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".previous")
+
+
 def replace_folder(draft: Path, folder: Path) -> None:
     """Puts `draft` in the place of `folder`; between the two renames, `locate` finds the former one."""
+    check_replaceable(folder)
     draft.chmod(0o755)  # temporary folders are private
     _sync_tree(draft)
-    previous = folder.with_name(folder.name + ".previous")
+    previous = _previous(folder)
     if folder.exists():
         shutil.rmtree(previous, ignore_errors=True)
         folder.rename(previous)

@@ -91,24 +91,30 @@ def _refuse_others(settings: Settings, supported: Mapping[str, Any], what: str) 
             )
 
 
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or int(value) != value:
+        raise ValueError(f"{str(value)[:40]} is no whole number")
+    return int(value)
+
+
 def clip_config(settings: Settings, penultimate: bool) -> CLIPConfig:
-    hidden = int(settings["hidden_size"])
+    hidden = _whole(settings["hidden_size"])
     activation = settings.get("hidden_act", "quick_gelu")
     if activation not in ("quick_gelu", "gelu"):
         raise CheckpointError(f"this text encoder has hidden_act = {activation!r}: only quick_gelu and gelu are known.")
     architectures = settings.get("architectures") or ["CLIPTextModel"]
-    vocab_size = int(settings.get("vocab_size", 49408))
-    eos = int(settings.get("eos_token_id", 2))
+    vocab_size = _whole(settings.get("vocab_size", 49408))
+    eos = _whole(settings.get("eos_token_id", 2))
     return CLIPConfig(
         vocab_size=vocab_size,
         hidden_size=hidden,
-        intermediate_size=int(settings.get("intermediate_size", 4 * hidden)),
-        num_layers=int(settings["num_hidden_layers"]),
-        num_heads=int(settings["num_attention_heads"]),
-        max_length=int(settings.get("max_position_embeddings", 77)),
+        intermediate_size=_whole(settings.get("intermediate_size", 4 * hidden)),
+        num_layers=_whole(settings["num_hidden_layers"]),
+        num_heads=_whole(settings["num_attention_heads"]),
+        max_length=_whole(settings.get("max_position_embeddings", 77)),
         activation=activation,
         layer_norm_eps=float(settings.get("layer_norm_eps", 1e-5)),
-        projection_size=int(settings["projection_dim"]) if "CLIPTextModelWithProjection" in architectures else None,
+        projection_size=_whole(settings["projection_dim"]) if "CLIPTextModelWithProjection" in architectures else None,
         # Old settings say 2 where they mean the end token, which is the last of CLIP's vocabulary.
         eos_token_id=vocab_size - 1 if eos == 2 else eos,
         context_layer=-2 if penultimate else -1,
@@ -146,7 +152,7 @@ def unet_config(settings: Settings) -> UNetConfig:
         },
         "U-Net",
     )
-    channels = tuple(settings["block_out_channels"])
+    channels = tuple(map(_whole, settings["block_out_channels"]))
     levels = len(channels)
     down, up = settings["down_block_types"], settings["up_block_types"]
     known = {"CrossAttnDownBlock2D": True, "DownBlock2D": False, "CrossAttnUpBlock2D": True, "UpBlock2D": False}
@@ -158,7 +164,7 @@ def unet_config(settings: Settings) -> UNetConfig:
         raise CheckpointError(f"this U-Net goes down by {down} and up by {up}: only mirror images are supported.")
 
     def per_level(value: Any) -> tuple[int, ...]:
-        return tuple(value) if isinstance(value, (list, tuple)) else (int(value),) * levels
+        return tuple(map(_whole, value)) if isinstance(value, (list, tuple)) else (_whole(value),) * levels
 
     depth = per_level(settings.get("transformer_layers_per_block", 1))
     layers = per_level(settings.get("layers_per_block", 2))
@@ -170,22 +176,22 @@ def unet_config(settings: Settings) -> UNetConfig:
     if added not in ("none", "text", "text_time"):
         raise CheckpointError(f"this U-Net has addition_embed_type = {added!r}: only text and text_time are known.")
     return UNetConfig(
-        in_channels=int(settings["in_channels"]),
-        out_channels=int(settings["out_channels"]),
+        in_channels=_whole(settings["in_channels"]),
+        out_channels=_whole(settings["out_channels"]),
         channels=channels,
         num_resnets=layers[0],
         transformer_depth=tuple(d if has else 0 for d, has in zip(depth, has_attention, strict=True)),
         mid_transformer_depth=depth[-1],
         num_heads=per_level(heads),
-        context_dim=int(settings["cross_attention_dim"]),
+        context_dim=_whole(settings["cross_attention_dim"]),
         linear_projection=bool(settings.get("use_linear_projection", False)),
         upcast_attention=bool(settings.get("upcast_attention") or False),
-        norm_groups=int(settings.get("norm_num_groups", 32)),
+        norm_groups=_whole(settings.get("norm_num_groups", 32)),
         norm_eps=float(settings.get("norm_eps", 1e-5)),
         added_conditioning=added,
-        added_text_heads=int(settings.get("addition_embed_type_num_heads") or 64),
-        added_size_dim=int(settings.get("addition_time_embed_dim") or 256),
-        added_input_dim=int(settings.get("projection_class_embeddings_input_dim") or 2816),
+        added_text_heads=_whole(settings.get("addition_embed_type_num_heads") or 64),
+        added_size_dim=_whole(settings.get("addition_time_embed_dim") or 256),
+        added_input_dim=_whole(settings.get("projection_class_embeddings_input_dim") or 2816),
         guidance_embedding_dim=settings.get("time_cond_proj_dim"),
     )
 
@@ -196,18 +202,18 @@ def vae_config(settings: Settings) -> VAEConfig:
     if types - {"DownEncoderBlock2D", "UpDecoderBlock2D"}:
         raise CheckpointError(f"this VAE has blocks of type {', '.join(types)}, which this program does not know.")
     return VAEConfig(
-        in_channels=int(settings.get("in_channels", 3)),
-        out_channels=int(settings.get("out_channels", 3)),
-        latent_channels=int(settings.get("latent_channels", 4)),
-        channels=tuple(settings["block_out_channels"]),
-        num_resnets=int(settings.get("layers_per_block", 1)),
-        norm_groups=int(settings.get("norm_num_groups", 32)),
+        in_channels=_whole(settings.get("in_channels", 3)),
+        out_channels=_whole(settings.get("out_channels", 3)),
+        latent_channels=_whole(settings.get("latent_channels", 4)),
+        channels=tuple(map(_whole, settings["block_out_channels"])),
+        num_resnets=_whole(settings.get("layers_per_block", 1)),
+        norm_groups=_whole(settings.get("norm_num_groups", 32)),
         mid_attention=bool(settings.get("mid_block_add_attention", True)),
         quant_conv=bool(settings.get("use_quant_conv", True)),
         post_quant_conv=bool(settings.get("use_post_quant_conv", True)),
         scaling_factor=float(settings.get("scaling_factor", 0.18215)),
         force_upcast=bool(settings.get("force_upcast", False)),
-        patch_size=int(settings.get("patch_size", 1)),
+        patch_size=_whole(settings.get("patch_size", 1)),
     )
 
 
@@ -229,7 +235,7 @@ def schedule_config(settings: Settings) -> ScheduleConfig:
         if value not in known:
             usual = ", ".join(choice for choice in known if choice)
             raise CheckpointError(f"this scheduler has {name} = {value!r}: only {usual} are known.")
-    timesteps = int(settings.get("num_train_timesteps", 1000))
+    timesteps = _whole(settings.get("num_train_timesteps", 1000))
     beta_start, beta_end = float(settings.get("beta_start", 0.0001)), float(settings.get("beta_end", 0.02))
     if not 2 <= timesteps <= 100_000 or not 0 < beta_start <= beta_end < 1:
         raise ValueError(f"num_train_timesteps = {timesteps}, beta_start = {beta_start}, beta_end = {beta_end}")
@@ -241,6 +247,6 @@ def schedule_config(settings: Settings) -> ScheduleConfig:
         prediction_type=prediction,
         rescale_zero_snr=bool(settings.get("rescale_betas_zero_snr", False)),
         spacing=cast("str | None", spacing),
-        steps_offset=int(settings.get("steps_offset", 0)),
+        steps_offset=_whole(settings.get("steps_offset", 0)),
         set_alpha_to_one=bool(settings.get("set_alpha_to_one", True)),
     )

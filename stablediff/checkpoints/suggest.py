@@ -47,7 +47,7 @@ def _saved(path: Path) -> Defaults:
             raise ValueError(f"sampler {saved.sampler!r} with guidance {saved.guidance_scale!r} is not possible")
         if not 0 < saved.strength <= 1:
             raise ValueError(f"strength {saved.strength!r} is not above 0 and up to 1")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"cannot use {path} ({error}): mend or delete this file.") from error
     return saved
 

@@ -1,5 +1,6 @@
 """Tensors by name from the weight files of one network, read one at a time."""
 
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,11 +103,11 @@ class PickleSource:
         self._tensors: dict[str, Tensor] = {}
         for file in files:
             try:
-                loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            except Exception as error:  # pickles fail in many ways
+                loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            except Exception as error:  # pickles fail in many ways, and torch's words advise to trust them
                 raise CheckpointError(
-                    f"cannot read {file} as plain tensors: {str(error).splitlines()[0]}. "
-                    "Take the .safetensors version of this model."
+                    f"cannot read {file} as plain tensors: it is damaged, no checkpoint, or holds what could run code, "
+                    "which is never done here. Take the .safetensors version of this model."
                 ) from error
             state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
             if not isinstance(state, dict):
