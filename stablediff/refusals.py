@@ -115,7 +115,7 @@ REFUSALS = {
         r"the picture that was sent has far too many pixels: .* at most (?P<high>\d+) million": (
             "в картинке слишком много пикселей: уменьшите её, не больше {high} млн"
         ),
-        r"\w+_image cannot be read \(.*": "картинка не читается: выберите другую",
+        r"\w+ cannot be read \(.*": "картинка не читается: выберите другую",
         r"cannot read the picture .*": "картинка не читается: нужен целый файл PNG, JPEG или WebP",
         r"the picture .+ has (?P<width>\d+) x (?P<height>\d+) pixels: .*": (
             "в картинке {width} × {height} пикселей, это слишком много: уменьшите её"

@@ -15,7 +15,7 @@ _HERE = Path(stablediff.__file__).parent
 _REFUSING = ["request.py", "recipe.py", "images.py", "sticker.py", "generate.py", "web/*.py", "checkpoints/*.py"]
 _NOT_MET = re.compile(
     "STABLEDIFF_|generate takes|already|attach|cannot save|CLIP|train that stage|axis 7|alpha|ADAPTER|"
-    "this LoRA's|twice|cannot write|^7(: 7)*$"
+    "this LoRA's|twice|cannot write|is no precision|is there and is no model|prediction_type|^7(: 7)*$"
 )
 
 
