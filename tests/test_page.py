@@ -47,6 +47,13 @@ def test_a_typed_prompt_becomes_the_picture_that_generate_draws(
     assert result.request.prompt == "red apple, flat style"
 
 
+def test_a_new_page_stands_at_balanced(visitor: Page) -> None:
+    visitor.fill("#prompt textarea", "red apple")
+    expect(visitor.locator("#chips .chip").first).to_be_visible(timeout=PATIENCE)
+    expect(visitor.locator("#estimate")).to_contain_text("GB of memory", timeout=PATIENCE)
+    expect(visitor.locator("#quality input")).to_have_value("Balanced")
+
+
 def test_an_estimate_that_comes_late_leaves_the_line_of_the_job_alone(
     visitor: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -232,7 +232,8 @@ def connect_settings(
         return OWN if quality in QUALITIES and steps != _steps_of(quality, models, limits) else gr.skip()
 
     def check_interval(quality: str, interval: Any) -> Any:
-        if quality not in QUALITIES or interval == interval_text(preset_for(quality, models.current).guidance_interval):
+        usual = interval_text(preset_for(quality, models.current).guidance_interval) if quality in QUALITIES else ""
+        if quality not in QUALITIES or (interval or "") == usual:
             return gr.skip()
         return OWN
 
