@@ -11,16 +11,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from reference import randn
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from toy import toy_pipeline
 
 from stablediff import RequestError
 from stablediff.bench import run as module
 from stablediff.bench import worker
 from stablediff.bench.engines import ENGINES, engine_class
 from stablediff.bench.gate import TOLERANCES, judge, relative_error
-from stablediff.bench.material import count_flops, is_made, make_material, read_material
+from stablediff.bench.material import count_flops, make_material, read_material
 from stablediff.bench.report import markdown, write_report
 from stablediff.bench.results import collect
 from stablediff.bench.run import Settings, read_result, run, turns
@@ -263,20 +261,6 @@ def test_what_was_damaged_since_is_made_again(name: str, damage: str, tmp_path: 
     (row,) = collect(settings)["rows"]
     assert (row["status"], row["why"]) == ("done", "")
     assert row["share"] > 0
-
-
-def test_another_bundled_model_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    toy_pipeline().save(tmp_path / "model")
-    monkeypatch.setattr("stablediff.bench.material.bundled_model", lambda: str(tmp_path / "model"))
-    workload = replace(QUICK[0], name="toy", config=None, width=64, height=64)
-    make_material(workload, tmp_path / "material")
-    (tmp_path / "material" / "openvino").mkdir()  # what an engine has made of it
-    assert is_made(workload, tmp_path / "material")
-    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
-    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
-    assert not is_made(workload, tmp_path / "material")
-    make_material(workload, tmp_path / "material")
-    assert not (tmp_path / "material" / "openvino").exists()
 
 
 def test_settings_that_cannot_be_read_are_not_taken_for_the_same(tmp_path: Path):

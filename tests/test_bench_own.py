@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from toy import toy_pipeline
 
 from stablediff import Pipeline
 from stablediff.bench import command, levers
 from stablediff.bench.growth import Series, wishes_for
 from stablediff.bench.levers import picture_error
+from stablediff.bench.material import is_made, make_material
+from stablediff.bench.workloads import QUICK
 from stablediff.cli import main
 from stablediff.request import Request
 
@@ -148,3 +151,20 @@ def test_more_steps_than_growth_can_quadruple_are_refused(capsys: pytest.Capture
 def test_two_reports_at_once_are_refused(capsys: pytest.CaptureFixture[str]):
     assert main(["bench", "--growth", "--levers"]) == 2
     assert "--levers and --growth are two reports: choose one of them" in capsys.readouterr().err
+
+
+# --- the bundled model ------------------------------------------------------------------------------------------------
+
+
+def test_another_bundled_model_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    toy_pipeline().save(tmp_path / "model")
+    monkeypatch.setattr("stablediff.bench.material.bundled_model", lambda: str(tmp_path / "model"))
+    workload = replace(QUICK[0], name="toy", config=None, width=64, height=64)
+    make_material(workload, tmp_path / "material")
+    (tmp_path / "material" / "openvino").mkdir()  # what an engine has made of it
+    assert is_made(workload, tmp_path / "material")
+    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
+    assert not is_made(workload, tmp_path / "material")
+    make_material(workload, tmp_path / "material")
+    assert not (tmp_path / "material" / "openvino").exists()
