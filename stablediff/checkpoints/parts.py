@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from stablediff.checkpoints import layouts
@@ -109,9 +108,8 @@ def _draft(folder: Path, part: str) -> Iterator[Path]:
         draft = Path(tempfile.mkdtemp(prefix=f".{part}.", dir=folder))
         yield draft
         replace_folder(draft, folder / part)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"cannot save {folder / part}: {reason}. Free some space.") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot save {folder / part}: {error.strerror or error}. Free some space.") from error
     finally:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)

@@ -83,10 +83,10 @@ def save_parts(
         for name, text in (texts or {}).items():
             (draft / name).write_text(text, encoding="utf-8")
         replace_folder(draft, folder)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
         raise CheckpointError(
-            f"cannot save {folder}: {reason}. Free some space or choose another place; nothing that was there is lost."
+            f"cannot save {folder}: {error.strerror or error}. Free some space or choose another place; "
+            "nothing that was there is lost."
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -151,7 +151,10 @@ def write_weights(
     state = {
         rename(name): t.detach().to("cpu", dtype or t.dtype).contiguous() for name, t in module.state_dict().items()
     }
-    save_file(state, path, metadata={"format": "pt"})
+    try:
+        save_file(state, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # what a full disk is to this library
+        raise OSError(str(error)) from error
     path.chmod(0o644)
 
 

@@ -232,10 +232,10 @@ def connect_settings(
         return OWN if quality in QUALITIES and steps != _steps_of(quality, models, limits) else gr.skip()
 
     def check_interval(quality: str, interval: Any) -> Any:
-        usual = interval_text(preset_for(quality, models.current).guidance_interval) if quality in QUALITIES else ""
-        if quality not in QUALITIES or (interval or "") == usual:
+        if quality not in QUALITIES:
             return gr.skip()
-        return OWN
+        usual = interval_text(preset_for(quality, models.current).guidance_interval)
+        return OWN if (interval or "") != usual else gr.skip()
 
     steps, interval = named["steps"], named["interval"]
     chosen = [steps, *(named[name] for name in ("sampler", "spacing", "interval")), settings.budget]
