@@ -6,12 +6,11 @@ from typing import Any
 
 Allowed = Mapping[str, Any] | None  # {"among": [...]} or {"low": ..., "high": ...}; None for any text
 
-# Ctrl+Enter (or Cmd+Enter) presses the tab's main button; a dark or light choice is taken up again. A list that is left
-# with Tab would stay open over what follows.
+# Ctrl+Enter (or Cmd+Enter) presses the tab's main button; a dark or light choice is taken up again. A list that hears
+# of the Tab it is left with opens again, over what follows: it is not told.
 KEYS = """
 document.addEventListener('keydown', event => {
-  if (event.key === 'Tab' && event.target.getAttribute('role') === 'combobox')
-    setTimeout(() => event.target.dispatchEvent(new FocusEvent('blur')), 50);
+  if (event.key === 'Tab' && event.target.getAttribute('role') === 'combobox') event.stopPropagation();
 }, true);
 document.addEventListener('keydown', event => {
   if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
