@@ -169,8 +169,9 @@ def _check_out(out: Path) -> None:
     try:
         if out.is_dir():
             raise IsADirectoryError(None, "it is a folder")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent) as trial:
+        # The folder is made when there is a picture to put into it.
+        there = next(folder for folder in out.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=there) as trial:
             trial.write(b"room for a few bytes")
     except OSError as error:
         raise RequestError(f"cannot write --out {out}: {error.strerror}. Choose another place") from error

@@ -6,10 +6,11 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes, *, lasting: bool = False) -> None:
-    """Writes `path`, or puts it in the former one's place. `lasting`: a machine that dies right after does not lose it.
+    """Writes `path`, or puts it in the former one's place; a link stays one, and what it leads to is written.
 
-    Raises OSError.
+    `lasting`: a machine that dies right after does not lose it. Raises OSError.
     """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(prefix=".stablediff.", dir=path.parent)
     try:

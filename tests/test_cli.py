@@ -165,6 +165,14 @@ def test_several_pictures_are_numbered(run):
     assert [parse(read_parameters(name))["Seed"] for name in names] == ["5", "6", "7"]
 
 
+@pytest.mark.usefixtures("loaded")
+def test_a_link_leads_to_the_picture_as_before(run, tmp_path: Path):
+    (tmp_path / "latest.png").symlink_to("kept/apple.png")
+    assert run("generate", "red apple", *QUICK, "--out", "latest.png").code == 0
+    assert (tmp_path / "latest.png").is_symlink()
+    assert "Steps" in parse(read_parameters(tmp_path / "kept" / "apple.png"))
+
+
 @pytest.mark.parametrize(
     ("prompt", "name"),
     [

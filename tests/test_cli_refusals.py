@@ -156,6 +156,11 @@ def test_impossible_places_are_refused_before_the_work(
     assert calls == []
 
 
+def test_a_refusal_leaves_no_folder_behind(run, tmp_path: Path):
+    assert_refused(run("generate", "a cat", "--out", "new/deep/y.png", "--model", "magic"), "there is no model 'magic'")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.usefixtures("loaded")
 def test_a_budget_too_small_for_a_step_is_refused_in_a_line(run):
     assert "--seconds is 1e-06, and one step takes about" in run("generate", "a cat", "--seconds", "1e-6").err

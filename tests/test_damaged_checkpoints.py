@@ -241,6 +241,8 @@ def test_broken_settings(name: str, copied: Path) -> None:
         ("unet/config.json", {"attention_head_dim": 16}, None),  # cannot be seen
         ("unet/config.json", {"attention_head_dim": 1.5}, "1.5 is no whole number"),
         ("unet/config.json", {"norm_num_groups": True}, "True is no whole number"),
+        ("unet/config.json", {"norm_eps": True}, "True is no number"),
+        ("vae/config.json", {"scaling_factor": False}, "False is no number"),
         ("unet/config.json", {"cross_attention_dim": None}, "cross_attention_dim"),
         ("unet/config.json", {"norm_num_groups": 0}, "do not fit"),
         ("unet/config.json", {"in_channels": "four"}, "do not fit"),

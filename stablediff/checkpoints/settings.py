@@ -97,6 +97,12 @@ def _whole(value: Any) -> int:
     return int(value)
 
 
+def _real(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is no number")
+    return float(value)
+
+
 def clip_config(settings: Settings, penultimate: bool) -> CLIPConfig:
     hidden = _whole(settings["hidden_size"])
     activation = settings.get("hidden_act", "quick_gelu")
@@ -113,7 +119,7 @@ def clip_config(settings: Settings, penultimate: bool) -> CLIPConfig:
         num_heads=_whole(settings["num_attention_heads"]),
         max_length=_whole(settings.get("max_position_embeddings", 77)),
         activation=activation,
-        layer_norm_eps=float(settings.get("layer_norm_eps", 1e-5)),
+        layer_norm_eps=_real(settings.get("layer_norm_eps", 1e-5)),
         projection_size=_whole(settings["projection_dim"]) if "CLIPTextModelWithProjection" in architectures else None,
         # Old settings say 2 where they mean the end token, which is the last of CLIP's vocabulary.
         eos_token_id=vocab_size - 1 if eos == 2 else eos,
@@ -187,7 +193,7 @@ def unet_config(settings: Settings) -> UNetConfig:
         linear_projection=bool(settings.get("use_linear_projection", False)),
         upcast_attention=bool(settings.get("upcast_attention") or False),
         norm_groups=_whole(settings.get("norm_num_groups", 32)),
-        norm_eps=float(settings.get("norm_eps", 1e-5)),
+        norm_eps=_real(settings.get("norm_eps", 1e-5)),
         added_conditioning=added,
         added_text_heads=_whole(settings.get("addition_embed_type_num_heads") or 64),
         added_size_dim=_whole(settings.get("addition_time_embed_dim") or 256),
@@ -211,7 +217,7 @@ def vae_config(settings: Settings) -> VAEConfig:
         mid_attention=bool(settings.get("mid_block_add_attention", True)),
         quant_conv=bool(settings.get("use_quant_conv", True)),
         post_quant_conv=bool(settings.get("use_post_quant_conv", True)),
-        scaling_factor=float(settings.get("scaling_factor", 0.18215)),
+        scaling_factor=_real(settings.get("scaling_factor", 0.18215)),
         force_upcast=bool(settings.get("force_upcast", False)),
         patch_size=_whole(settings.get("patch_size", 1)),
     )
@@ -236,7 +242,7 @@ def schedule_config(settings: Settings) -> ScheduleConfig:
             usual = ", ".join(choice for choice in known if choice)
             raise CheckpointError(f"this scheduler has {name} = {value!r}: only {usual} are known.")
     timesteps = _whole(settings.get("num_train_timesteps", 1000))
-    beta_start, beta_end = float(settings.get("beta_start", 0.0001)), float(settings.get("beta_end", 0.02))
+    beta_start, beta_end = _real(settings.get("beta_start", 0.0001)), _real(settings.get("beta_end", 0.02))
     if not 2 <= timesteps <= 100_000 or not 0 < beta_start <= beta_end < 1:
         raise ValueError(f"num_train_timesteps = {timesteps}, beta_start = {beta_start}, beta_end = {beta_end}")
     return ScheduleConfig(

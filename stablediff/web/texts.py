@@ -125,7 +125,7 @@ TEXTS = {
     "delete": ("Delete", "Удалить"),
     "vary": ("Variations", "Варианты"),
     "upscale": ("Twice the size", "Вдвое больше"),
-    "sticker": ("Sticker", "Стикер"),
+    "sticker": ("Telegram sticker", "Стикер для Telegram"),
     "sticker_file": ("Download the sticker (WEBP, 512×512)", "Скачать стикер (WEBP, 512×512)"),
     "sticker_ready": (
         "The sticker is ready: transparent, with a white outline.",
