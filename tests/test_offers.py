@@ -48,6 +48,13 @@ def test_examples_styles_and_things_are_in_a_language_that_the_model_knows(
     assert styled(" ", "style_flat", model) == ""
 
 
+def test_only_styles_that_the_model_has_seen_are_offered(tmp_path: Path) -> None:
+    model = bundled(tmp_path, "fox retro flat style")
+    assert [value for _, value in style_choices(model, "ru")] == ["", "style_flat", "style_retro"]
+    assert styled("fox", "style_retro", model) == "fox, retro style"
+    assert len(style_choices(replace(model, lexicon=None), "en")) == 6
+
+
 def test_other_models_have_other_styles_and_no_list_of_things() -> None:
     model = toy_pipeline()
     assert examples_of(model, "ru") == examples_of(model, "en")

@@ -1,5 +1,7 @@
 """What a model offers its visitors: examples, styles, and the things that it knows, in their language."""
 
+from collections.abc import Iterable
+
 from stablediff.checkpoints.locate import BUNDLED
 from stablediff.lexicon import CYRILLIC
 from stablediff.pipeline import Pipeline
@@ -16,6 +18,8 @@ _STYLES = {
     "style_flat": (", flat style", ", в плоском стиле"),
     "style_soft": (", soft style", ", в мягком стиле"),
     "style_glossy": (", glossy style", ", в глянцевом стиле"),
+    "style_bold": (", bold style", ", в ярком стиле"),
+    "style_retro": (", retro style", ", в стиле ретро"),
 }
 _BIG_STYLES = {
     "style_photo": ", photograph, natural light, sharp focus",
@@ -31,12 +35,14 @@ def examples_of(pipeline: Pipeline, language: str) -> tuple[str, ...]:
     if pipeline.name not in BUNDLED:
         return _BIG_EXAMPLES
     words = _EXAMPLES[language]
-    return words if pipeline.lexicon is None or not pipeline.lexicon.strangers(" ".join(words)) else _EXAMPLES[FIRST]
+    return words if _knows(pipeline, " ".join(words)) else _EXAMPLES[FIRST]
 
 
 def style_choices(pipeline: Pipeline, language: str) -> list[tuple[str, str]]:
-    """What is shown, and what `styled` takes for it."""
-    names = _STYLES if pipeline.name in BUNDLED else _BIG_STYLES
+    """What is shown, and what `styled` takes for it: of the bundled model's, those whose words it has seen."""
+    names: Iterable[str] = _BIG_STYLES
+    if pipeline.name in BUNDLED:
+        names = (name for name, (latin, _) in _STYLES.items() if _knows(pipeline, latin))
     return [(text("style_none", language), ""), *((text(name, language), name) for name in names)]
 
 
@@ -51,8 +57,11 @@ def _added(prompt: str, style: str, pipeline: Pipeline) -> str:
     if pipeline.name not in BUNDLED:
         return _BIG_STYLES.get(style, "")
     latin, cyrillic = _STYLES.get(style, ("", ""))
-    knows = pipeline.lexicon is None or not pipeline.lexicon.strangers(cyrillic)
-    return cyrillic if knows and CYRILLIC.search(prompt) else latin
+    return cyrillic if CYRILLIC.search(prompt) and _knows(pipeline, cyrillic) else latin
+
+
+def _knows(pipeline: Pipeline, words: str) -> bool:
+    return pipeline.lexicon is None or not pipeline.lexicon.strangers(words)
 
 
 def known_things(pipeline: Pipeline, language: str) -> list[str]:

@@ -40,6 +40,8 @@ TEXTS = {
     "style_flat": ("Flat", "Плоский"),
     "style_soft": ("Soft", "Мягкий"),
     "style_glossy": ("Glossy", "Глянцевый"),
+    "style_bold": ("Bold", "Яркий"),
+    "style_retro": ("Retro", "Ретро"),
     "style_photo": ("Photograph", "Фотография"),
     "style_oil": ("Oil painting", "Масло"),
     "style_watercolour": ("Watercolour", "Акварель"),
