@@ -23,6 +23,20 @@ def test_every_direction_becomes_about_as_strong(shape: tuple[int, int, int]) ->
     assert strengths[clear].max() < 1.4
 
 
+@pytest.mark.parametrize("shape", [(3, 24, 24), (2, 8, 90), (2, 90, 8)])
+@pytest.mark.parametrize("rank", [3, 99])
+def test_the_short_way_through_the_squares_is_that_through_the_matrices(shape: tuple[int, int, int], rank: int) -> None:
+    """Jordan et al. 2024: five rounds of a·X + b·(XXᵀ)X + c·(XXᵀ)²X, here in float64."""
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, s, v = torch.linalg.svd(matrices, full_matrices=False)
+    matrices = u[..., :rank] @ s[:, :rank].diag_embed() @ v[:, :rank]
+    x = matrices.double() / matrices.double().norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x - 4.7750 * square @ x + 2.0315 * square @ square @ x
+    assert torch.allclose(orthogonalise(matrices).double(), x, atol=1e-4)
+
+
 def test_nothing_becomes_nothing() -> None:
     assert not orthogonalise(torch.zeros(1, 4, 4)).any()
 

@@ -21,15 +21,24 @@ _STRENGTH = 0.2
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """U·S·Vᵀ -> about U·Vᵀ, for each of (N,rows,columns): Newton-Schulz rounds in bfloat16."""
+    """U·S·Vᵀ -> about U·Vᵀ, for each of (N,rows,columns): Newton-Schulz rounds.
+
+    A round is X <- Q·X with Q = a + b·G + c·G² and G = X·Xᵀ, and takes G to Q·G·Q. So the rounds need the small squares
+    alone, and X is multiplied once, by the product of all Q. That takes float32: rounding errors of G grow tenfold a
+    round.
+    """
     a, b, c = _QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.bfloat16()
-    x = x.mT if tall else x
+    x = (matrices.mT if tall else matrices).float()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(_ROUNDS):
-        square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+    g = x @ x.mT
+    one = torch.eye(g.shape[1], device=g.device)
+    q = product = a * one + b * g + c * (g @ g)
+    for _ in range(_ROUNDS - 1):
+        g = q @ g @ q
+        q = a * one + b * g + c * (g @ g)
+        product = q @ product
+    x = product @ x
     return (x.mT if tall else x).to(matrices.dtype)
 
 
