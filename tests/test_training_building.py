@@ -55,6 +55,7 @@ def test_a_model_goes_on_with_its_own_words_or_with_new_ones(
 ) -> None:
     folder = Path(shutil.copytree(toy_folder, tmp_path / "toy"))
     (folder / "words.txt").write_text("cat\nfox\n", encoding="utf-8")
+    (new_words / "words.txt").write_text("hen\n", encoding="utf-8")
     config = DiffusionConfig(LOOP, folder / "vae", new_words, init=folder, init_text_encoder=keeps)
     built = build_model(config, torch.device("cpu"))
     source = folder if keeps else new_words
@@ -65,7 +66,7 @@ def test_a_model_goes_on_with_its_own_words_or_with_new_ones(
     assert all(p.requires_grad for p in built.unet.parameters())
     assert built.config.text_encoders[0] == encoder.config
     learnt = learn_lexicon(_Dogs(), built.lexicon)  # type: ignore[arg-type]
-    assert learnt.words == {"a", "dog"} | ({"cat", "fox"} if keeps else set())
+    assert learnt.words == {"a", "dog"} | ({"cat", "fox"} if keeps else {"hen"})
 
 
 def test_new_words_of_another_width_are_refused(toy_folder: Path, tmp_path: Path) -> None:

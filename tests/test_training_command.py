@@ -16,6 +16,7 @@ from stablediff.checkpoints.parts import load_text_encoder, save_text_encoder, s
 from stablediff.cli import main
 from stablediff.config import CLIPConfig
 from stablediff.errors import ConfigError
+from stablediff.lexicon import read_lexicon
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.models.vae import VAE
 from stablediff.training.initialise import new_text_encoder
@@ -213,8 +214,12 @@ def test_a_text_encoder_goes_on_from_another_with_its_words(tmp_path: Path, data
         CLIPConfig(words.backend.get_vocab_size(), 32, 64, num_layers=1, num_heads=2, eos_token_id=words.eos_id)
     )
     save_text_encoder(tmp_path / "former", former, words)
+    (tmp_path / "former" / "words.txt").write_text("zebra\n", encoding="utf-8")
     settings = ["--set", f"init={tmp_path / 'former'}", "--set", "loop.steps=1", "--set", "loop.learning_rate=1e-9"]
     assert run(tmp_path, data, "text-encoder", "on", TEXT, *settings) == 0
+    seen = read_lexicon(tmp_path / "runs" / "on" / "model")
+    assert seen is not None
+    assert {"zebra", "red", "disc"} <= seen.words
     encoder, tokenizer = load_text_encoder(tmp_path / "runs" / "on" / "model")
     assert tokenizer.backend.get_vocab() == words.backend.get_vocab()
     assert encoder.config == former.config

@@ -13,7 +13,7 @@ from stablediff.checkpoints.vocabulary import read_tokenizer
 from stablediff.config import CLIPConfig, Kind, ModelConfig
 from stablediff.device import Compute
 from stablediff.errors import CheckpointError, ConfigError
-from stablediff.lexicon import Lexicon
+from stablediff.lexicon import Lexicon, read_lexicon
 from stablediff.models.tokenizer import Tokenizer
 from stablediff.pipeline import Pipeline, load
 from stablediff.training.diffusion import DiffusionConfig
@@ -31,7 +31,7 @@ def build_model(config: DiffusionConfig, device: torch.device) -> Pipeline:
     vae = load_vae(config.vae).requires_grad_(requires_grad=False)
     encoder, tokenizer = load_text_encoder(config.text_encoder)
     compute = Compute(device, torch.float32, "training")
-    lexicon = None
+    lexicon = read_lexicon(config.text_encoder)
     if config.init is not None:
         former = load(config.init, device="cpu", dtype="float32", trainable=True)
         unet = former.unet.requires_grad_(requires_grad=True)

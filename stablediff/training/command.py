@@ -14,6 +14,7 @@ import torch
 from stablediff.checkpoints.parts import load_text_encoder, load_vae
 from stablediff.device import choose_compute
 from stablediff.errors import ConfigError
+from stablediff.lexicon import read_lexicon
 from stablediff.pipeline import load
 from stablediff.training import distributed
 from stablediff.training.autoencoder import AutoencoderConfig, AutoencoderStage
@@ -105,14 +106,15 @@ def _text_encoder(arguments: argparse.Namespace, device: torch.device) -> int:
     config = read_config(arguments, TextEncoderConfig)
     precision = autocast(config.loop, device)
     shown, held_out = shown_of(arguments.data, config.scenes, config.size, load_vae(config.vae), device, precision)
+    encoder, former = None, None
     if config.init is None:
-        encoder = None
         tokenizer, text = words_of(_folder(arguments), config.text, shown)
     else:
         encoder, tokenizer = load_text_encoder(config.init)
-        text = encoder.config
-    config = replace(config, text=text)
-    return run_stage(arguments, device, TextEncoderStage(config, tokenizer, shown, held_out, encoder), config.loop)
+        text, former = encoder.config, read_lexicon(config.init)
+    config, lexicon = replace(config, text=text), learn_lexicon(shown, former)
+    stage = TextEncoderStage(config, tokenizer, shown, held_out, encoder, lexicon)
+    return run_stage(arguments, device, stage, config.loop)
 
 
 def _diffusion(arguments: argparse.Namespace, device: torch.device) -> int:

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from stablediff.checkpoints.parts import save_text_encoder
 from stablediff.config import CLIPConfig
 from stablediff.errors import ConfigError
+from stablediff.files import write_whole
+from stablediff.lexicon import FILE as WORDS
+from stablediff.lexicon import Lexicon
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.models.layers import ResnetBlock
 from stablediff.models.tokenizer import Tokenizer
@@ -74,8 +77,10 @@ class TextEncoderStage(Stage):
         shown: Shown,
         held_out: Shown,
         encoder: CLIPTextEncoder | None = None,
+        lexicon: Lexicon | None = None,
     ) -> None:
         super().__init__()
+        self.lexicon = lexicon
         self.config, self.tokenizer, self.shown, self.held_out = config, tokenizer, shown, held_out
         channels, *cells = shown.latents.shape[1:]
         if min(cells) < _FEWEST:
@@ -140,3 +145,5 @@ class TextEncoderStage(Stage):
 
     def export(self, folder: Path) -> None:
         save_text_encoder(folder, self.encoder, self.tokenizer)
+        if self.lexicon is not None:
+            write_whole(folder / WORDS, self.lexicon.to_text().encode())
