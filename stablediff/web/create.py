@@ -138,6 +138,7 @@ def make_create(studio: Studio) -> Create:
                 visible=bool(things(FIRST)),
             )
             with knows:
+                voice(gr.Markdown, {"value": "knows_more"}, elem_id="knows-more")
                 known = voice(gr.Markdown, {"value": lambda language: html.escape(", ".join(things(language)))})
             about = voice(
                 gr.Markdown,

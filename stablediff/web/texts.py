@@ -49,6 +49,12 @@ TEXTS = {
     "style_render": ("3D render", "3D"),
     "try": ("Try:", "Например:"),
     "knows": ("The {count} things that this model knows", "Что знает эта модель: {count}"),
+    "knows_more": (
+        "It also draws “three apples”, “a fox to the left of a banana” and “a fox above a banana”, though not every "
+        "picture comes out right. Two things in two colours seldom do.",
+        "Рисует и «яблоко, три штуки», и «лиса слева, банан справа», и «лиса сверху, банан снизу», хотя удаётся не "
+        "каждая картинка. Два предмета разных цветов удаются редко.",
+    ),
     "draw": ("Draw", "Нарисовать"),
     "stop": ("Stop", "Стоп"),
     "tokens_one": ("{count} of {length} tokens", "токенов: {count} из {length}"),
