@@ -30,6 +30,9 @@ from stablediff.checkpoints.vocabulary import read_tokenizer
 from stablediff.config import VAEConfig
 from stablediff.device import Compute
 from stablediff.errors import CheckpointError
+from stablediff.files import write_whole
+from stablediff.lexicon import FILE as WORDS
+from stablediff.lexicon import Lexicon
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.models.tokenizer import Tokenizer
 from stablediff.models.vae import VAE
@@ -62,9 +65,14 @@ def save_vae(folder: Path, vae: VAE) -> None:
         write_weights(draft / "diffusion_pytorch_model.safetensors", vae)
 
 
-def save_text_encoder(folder: Path, encoder: CLIPTextEncoder, tokenizer: Tokenizer) -> None:
-    """Writes `folder`/text_encoder and `folder`/tokenizer, each whole or not at all. Raises CheckpointError."""
+def save_text_encoder(
+    folder: Path, encoder: CLIPTextEncoder, tokenizer: Tokenizer, lexicon: Lexicon | None = None
+) -> None:
+    """Writes text_encoder, tokenizer and words.txt into `folder`, each whole or not at all. Raises CheckpointError."""
     save_tokenizer(folder, tokenizer)
+    if lexicon is not None:
+        with _told(folder / WORDS):
+            write_whole(folder / WORDS, lexicon.to_text().encode())
     with _draft(folder, "text_encoder") as draft:
         write_json(draft / "config.json", clip_settings(encoder.config, "CLIPTextModel"))
         write_weights(draft / "model.safetensors", encoder, rename=transformers_name)
@@ -104,12 +112,19 @@ def _draft(folder: Path, part: str) -> Iterator[Path]:
     """A folder to write into, which then takes the place of `folder`/`part`."""
     draft: Path | None = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{part}.", dir=folder))
-        yield draft
-        replace_folder(draft, folder / part)
-    except OSError as error:
-        raise CheckpointError(f"cannot save {folder / part}: {error.strerror or error}. Free some space.") from error
+        with _told(folder / part):
+            folder.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=f".{part}.", dir=folder))
+            yield draft
+            replace_folder(draft, folder / part)
     finally:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def _told(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"cannot save {place}: {error.strerror or error}. Free some space.") from error

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from stablediff.checkpoints.parts import save_text_encoder
 from stablediff.config import CLIPConfig
 from stablediff.errors import ConfigError
-from stablediff.files import write_whole
-from stablediff.lexicon import FILE as WORDS
 from stablediff.lexicon import Lexicon
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.models.layers import ResnetBlock
@@ -144,6 +142,4 @@ class TextEncoderStage(Stage):
         }
 
     def export(self, folder: Path) -> None:
-        save_text_encoder(folder, self.encoder, self.tokenizer)
-        if self.lexicon is not None:
-            write_whole(folder / WORDS, self.lexicon.to_text().encode())
+        save_text_encoder(folder, self.encoder, self.tokenizer, self.lexicon)
