@@ -170,7 +170,7 @@ def _check_out(out: Path) -> None:
         if out.is_dir():
             raise IsADirectoryError(None, "it is a folder")
         # The folder is made when there is a picture to put into it.
-        there = next(folder for folder in out.absolute().parents if folder.exists())
+        there = next(folder for folder in Path(os.path.realpath(out)).parents if folder.exists())
         with tempfile.TemporaryFile(dir=there) as trial:
             trial.write(b"room for a few bytes")
     except OSError as error:

@@ -143,6 +143,7 @@ def test_what_is_no_model_is_refused_by_name(run, tmp_path: Path, make, words: l
         ("folder.png", ["folder.png: it is a folder. Choose another place"]),
         ("/proc/x/y.png", ["cannot write --out /proc/x/y.png", "Choose another place"]),
         ("file/y.png", ["cannot write --out file/y.png", "Choose another place"]),
+        ("link.png", ["cannot write --out link.png", "Choose another place"]),
         ("x" * 300 + ".png", ["File name too long", "Choose another place"]),
     ],
 )
@@ -151,6 +152,7 @@ def test_impossible_places_are_refused_before_the_work(
 ):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").touch()
+    (tmp_path / "link.png").symlink_to("file/y.png")
     with count_calls(loaded.unet) as calls:
         assert_refused(run("generate", "a cat", *QUICK, "--out", out), *words)
     assert calls == []
@@ -215,8 +217,9 @@ def test_every_picture_that_is_lost_is_named(run):
 
 def test_a_cache_that_is_no_folder_is_refused(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file"))
+    # First: it may be imported only now, and takes its value from the constants, which must not be changed yet.
     monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(tmp_path / "file"), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file"))
     assert_refused(run("models"), "cannot look into the hub's cache", "HF_HUB_CACHE")
 
 

@@ -1,5 +1,6 @@
 """What a model offers its visitors, in their language if it knows it."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from toy import toy_pipeline
 from stablediff import Pipeline, load
 from stablediff.lexicon import Lexicon
 from stablediff.web.offers import MOST_EXAMPLES, examples_of, known_things, style_choices, styled
+from stablediff.web.texts import text
 
 RUSSIAN = "панда подсолнух авокадо радуга лиса красное яблоко в плоском мягком глянцевом стиле"
 
@@ -29,6 +31,9 @@ def test_the_bundled_model_offers_what_it_knows() -> None:
             for _, style in style_choices(model, language):
                 assert not model.lexicon.strangers(styled(example, style, model))
         assert len(known_things(model, language)) == 333
+        named = re.findall("[“«](.+?)[”»]", text("knows_more", language))
+        assert len(named) == 3
+        assert not model.lexicon.strangers(" ".join(named))
 
 
 @pytest.mark.parametrize(("words", "language"), [(RUSSIAN, "ru"), ("panda flat style", "en")])

@@ -183,13 +183,15 @@ def test_two_visitors_see_their_own_pictures(browser: Browser, address: str) -> 
 
 def test_a_list_that_is_left_with_the_keyboard_closes(browser: Browser, address: str) -> None:
     with visiting(browser, address) as page:
+        expect(page.locator("#steps input[type=number]")).to_be_visible(timeout=PATIENCE)  # where Tab leads
         page.focus("#quality input")
         expect(page.locator("#quality ul[role=listbox]")).to_be_visible(timeout=PATIENCE)
         page.keyboard.press("Tab")
-        expect(page.locator("#quality ul[role=listbox]")).to_have_count(0, timeout=PATIENCE)
+        expect(page.locator("#steps input[type=number]")).to_be_focused(timeout=PATIENCE)
+        expect(page.locator("ul[role=listbox]")).to_have_count(0, timeout=PATIENCE)
         page.fill("#size input", "128x128")
         page.keyboard.press("Tab")
-        expect(page.locator("#size ul[role=listbox]")).to_have_count(0, timeout=PATIENCE)
+        expect(page.locator("ul[role=listbox]")).to_have_count(0, timeout=PATIENCE)
         expect(page.locator("#size input")).to_have_value("128x128")
 
 

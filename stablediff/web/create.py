@@ -138,7 +138,7 @@ def make_create(studio: Studio) -> Create:
                 visible=bool(things(FIRST)),
             )
             with knows:
-                voice(gr.Markdown, {"value": "knows_more"}, elem_id="knows-more")
+                voice(gr.Markdown, {"value": "knows_more"})
                 known = voice(gr.Markdown, {"value": lambda language: html.escape(", ".join(things(language)))})
             about = voice(
                 gr.Markdown,
