@@ -13,8 +13,9 @@ from stablediff.device import bfloat16_pays, has_matrix_unit
 # Tokens up to which training on a CPU does without the fused kernel, whose way back is several times slower there
 # (`python tools/attention_speed.py`). With more tokens the scores would need too much memory.
 _SHORT = 128
-_STRIP = 2**20  # scores at a time: as many as stay in a CPU's cache
+_STRIP = 2**21  # scores at a time: as many as stay in a CPU's cache
 _WIDTH = 16  # numbers: products are fastest where rows are a multiple of it
+_SURE = 2.0**60  # sums of exponentials up to it, and down to its inverse, have lost nothing that shows
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, *, causal: bool = False, upcast: bool = False) -> Tensor:
@@ -58,18 +59,29 @@ def attention_in_strips(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False
     """The equation for some heads, or some rows of one head, at a time: shapes as `plain_attention`, never causal.
 
     Scores are rounded to the inputs' precision; sums are taken in float32.
+
+    Where the values' rows are filled up anyhow, a one behind them lets the product take the softmax's sums, which then
+    need neither the largest score nor a division of each: three passes over the scores become one.
     """
     assert not is_causal
-    batch, heads, rows, width = q.shape
-    q, k = (x.flatten(0, 1).contiguous() for x in (q * width**-0.5, k))
-    v = F.pad(v.flatten(0, 1), (0, -width % _WIDTH))
+    width = q.shape[-1]
+    if width % _WIDTH:
+        out = _in_strips(q * (width**-0.5 * math.log2(math.e)), k, F.pad(v, (0, 1), value=1.0), Tensor.exp2_)
+        sums = out[..., width : width + 1]
+        if bool(((sums > 1 / _SURE) & (sums < _SURE)).all()):
+            return out[..., :width] / sums
+    return _in_strips(q * width**-0.5, k, v, lambda scores: scores.softmax(-1))[..., :width]
+
+
+def _in_strips(q: Tensor, k: Tensor, v: Tensor, weigh: Callable[[Tensor], Tensor]) -> Tensor:
+    """weigh(q kᵀ) v: (B,H,T,D), (B,H,S,D), (B,H,S,E) -> (B,H,T,E), with E filled up to whole registers."""
+    batch, heads, rows, _ = q.shape
+    q, keys = q.flatten(0, 1).contiguous(), k.flatten(0, 1).contiguous().transpose(1, 2)
+    v = F.pad(v.flatten(0, 1), (0, -v.shape[-1] % _WIDTH))
     out = q.new_empty(batch * heads, rows, v.shape[-1])
-    keys = k.transpose(1, 2)
-    some = max(_STRIP // (rows * k.shape[1]), 1)
-    strip = min(max(_STRIP // k.shape[1], 1), rows)
-    for head in range(0, len(q), some):
-        of = slice(head, head + some)
-        for row in range(0, rows, strip):
-            scores = torch.bmm(q[of, row : row + strip], keys[of])
-            torch.bmm(torch.softmax(scores, -1), v[of], out=out[of, row : row + strip])
-    return out[..., :width].unflatten(0, (batch, heads))
+    some = max(_STRIP // (rows * k.shape[2]), 1)
+    strip = min(max(_STRIP // k.shape[2], 1), rows)
+    for queries, their_keys, values, results in zip(*(x.split(some) for x in (q, keys, v, out)), strict=True):
+        for part, result in zip(queries.split(strip, 1), results.split(strip, 1), strict=True):
+            torch.bmm(weigh(torch.bmm(part, their_keys)), values, out=result)
+    return out.unflatten(0, (batch, heads))
