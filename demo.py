@@ -35,7 +35,7 @@ def main() -> int:
         loader = partial(load, device=arguments.device, dtype=arguments.dtype)
         pipeline = loader(arguments.model)
     except StableDiffError as error:
-        print(f"stablediff: {error}", file=sys.stderr)
+        print(f"stablediff: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     if arguments.port is not None and not 1 <= arguments.port <= 65535:
         parser.error(f"--port is {arguments.port}: choose 1 to 65535")

@@ -31,8 +31,11 @@ def _one_line(message: str) -> str:
 class _Parser(argparse.ArgumentParser):
     """One line for the user, exit code 2, and no usage text in the way."""
 
+    command = ""  # which was asked for: it does not complain itself of what it does not know
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"stablediff: {' '.join(message.split())} (see {self.prog} --help)\n")
+        where = f"{self.prog} {self.command}".rstrip()
+        self.exit(2, f"stablediff: {_one_line(message)} (see {where} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,7 +119,9 @@ def _parser(asked: str = "") -> argparse.ArgumentParser:
     draw.add_argument("--num-images", "--pictures", type=_whole, metavar="N", help="pictures, with the seeds N, N+1, …")
     draw.add_argument("--init", type=Path, metavar="FILE", help="a picture to start from")
     draw.add_argument("--mask", type=Path, metavar="FILE", help="draw only where this picture is white")
-    draw.add_argument("--strength", type=_number, metavar="X", help="how much to change --init, up to 1")
+    draw.add_argument(
+        "--strength", type=_number, metavar="X", help="how much to change --init, up to 1 (which --mask has by itself)"
+    )
     draw.add_argument(
         "--lora",
         action="append",
@@ -148,6 +153,7 @@ def _parser(asked: str = "") -> argparse.ArgumentParser:
         from stablediff.bench.command import add_bench
 
         add_bench(bench)
+    parser.command = asked if asked in commands.choices else ""
     return parser
 
 

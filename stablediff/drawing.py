@@ -15,8 +15,10 @@ from tqdm import tqdm
 
 from stablediff import command
 from stablediff.errors import RequestError, StableDiffError
+from stablediff.files import check_place
 from stablediff.generate import generate
 from stablediff.images import open_image, read_parameters
+from stablediff.lexicon import NEVER_SAW
 from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline, load
 from stablediff.recipe import began_elsewhere, has_mask, not_understood, parse, starts_from_picture, wishes_of
@@ -55,7 +57,7 @@ def draw_pictures(arguments: argparse.Namespace) -> int:
     pipeline = _load(arguments)
     result, failure = _draw(pipeline, request)
     if result is not None:
-        failure = _save(result, arguments.out) or failure
+        failure = _save(result, arguments.out, pipeline) or failure
     if isinstance(failure, RequestError):
         raise _in_options(failure) from failure
     if failure is not None:
@@ -63,7 +65,7 @@ def draw_pictures(arguments: argparse.Namespace) -> int:
     return 130 if result is not None and result.stopped else 0
 
 
-def _save(result: Result, out: Path | None) -> StableDiffError | None:
+def _save(result: Result, out: Path | None, pipeline: Pipeline) -> StableDiffError | None:
     """Writes all pictures that can be written. -> what went wrong with another."""
     count = result.request.num_images
     saved: list[Path] = []
@@ -77,7 +79,7 @@ def _save(result: Result, out: Path | None) -> StableDiffError | None:
             lost.append((path, seed, error.strerror or error))
     print(*saved, sep="\n", end="\n" * bool(saved))
     for note in result.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {note}{_where_known(note, pipeline)}", file=sys.stderr)
     if result.stopped:
         print(f"stopped: {len(result.images)} of {count} pictures were finished", file=sys.stderr)
     if not lost:
@@ -165,12 +167,14 @@ def _in_options(error: RequestError) -> RequestError:
 def _check_out(out: Path) -> None:
     """Says before the work, not after it, that the picture could not be kept."""
     if out.suffix.lower() != ".png":
-        raise RequestError(f"--out {out} does not end in .png, the format that keeps the picture's recipe: rename it")
+        name = out.stem.strip(".") or "picture"
+        raise RequestError(
+            f"--out {out} does not end in .png, the format that keeps the picture's recipe: call it {name}.png"
+        )
     try:
-        if out.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
+        check_place(out)
         # The folder is made when there is a picture to put into it.
-        there = next(folder for folder in Path(os.path.realpath(out)).parents if folder.exists())
+        there = next(folder for folder in Path(os.path.realpath(out)).parents if os.path.lexists(folder))
         with tempfile.TemporaryFile(dir=there) as trial:
             trial.write(b"room for a few bytes")
     except OSError as error:
@@ -239,7 +243,7 @@ def _draw(pipeline: Pipeline, request: Request) -> tuple[Result | None, StableDi
                     if event.request is not None and event.memory is not None:
                         told = len(event.notes)  # said now, and not once more at the end
                         for note in event.notes:
-                            bar.write(f"note: {note}", file=sys.stderr)
+                            bar.write(f"note: {note}{_where_known(note, pipeline)}", file=sys.stderr)
                         bar.write(_estimate(event.request, event.seconds_left, event.memory), file=sys.stderr)
                     bar.total = event.total
                     bar.set_description(event.stage, refresh=False)
@@ -253,6 +257,13 @@ def _draw(pipeline: Pipeline, request: Request) -> tuple[Result | None, StableDi
         for number, handler in former.items():
             signal.signal(number, handler)
     return result, None
+
+
+def _where_known(note: str, pipeline: Pipeline) -> str:
+    """Behind a note of words that a small model never saw: what shows those that it has."""
+    if not note.startswith(NEVER_SAW) or not pipeline.things("en"):
+        return ""
+    return f" (python -m stablediff models {pipeline.name} lists what it can draw)"
 
 
 def _left(seconds: float | None) -> str:

@@ -1,8 +1,17 @@
 """Files that are there whole or not at all, whenever somebody looks and whatever breaks off."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
+
+
+def check_place(path: Path) -> None:
+    """Raises OSError where a file would take the place of a folder, a device or a pipe."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
 
 
 def write_whole(path: Path, data: bytes, *, lasting: bool = False) -> None:
@@ -10,6 +19,7 @@ def write_whole(path: Path, data: bytes, *, lasting: bool = False) -> None:
 
     `lasting`: a machine that dies right after does not lose it. Raises OSError.
     """
+    check_place(path)
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(prefix=".stablediff.", dir=path.parent)

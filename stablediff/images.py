@@ -1,7 +1,6 @@
 """Pictures <-> tensors, and PNG files that carry their own recipe."""
 
 import io
-import struct
 from pathlib import Path
 
 import torch
@@ -104,7 +103,7 @@ def open_image(source: str | Path | io.BytesIO) -> Image.Image:
         ) from error
     except FileNotFoundError as error:
         raise RequestError(f"there is no picture {name}: check its name") from error
-    except (OSError, ValueError, SyntaxError, struct.error) as error:
+    except Exception as error:  # damaged files break Pillow in ways that it does not foresee
         reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise RequestError(f"cannot read the picture {name}: it must be a whole PNG, JPEG or WebP{reason}") from error
 

@@ -1,6 +1,7 @@
 """`python -m stablediff models`: what is on this disk, and what a model is."""
 
 import argparse
+import textwrap
 
 from stablediff.checkpoints.locate import BUNDLED, DEFAULT_MODEL
 from stablediff.errors import CheckpointError
@@ -29,6 +30,9 @@ def show_models(arguments: argparse.Namespace) -> int:
     )
     if pipeline.takes_mask:
         print("  made for       inpainting")
+    if things := pipeline.things("en"):
+        listed = f"  can draw       {len(things)} things: {', '.join(things)}"
+        print(textwrap.fill(listed, 110, subsequent_indent=" " * 17))
     for key in pipeline.report.dropped:
         print(f"  not read       {key}")
     return 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from stablediff.errors import CheckpointError
 
 FILE = "words.txt"
+NEVER_SAW = "the model never saw these words, and can only guess"
 CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+|[\u2600-\u27bf\U0001f000-\U0001faff]")  # emoji are words, too
 _YO = str.maketrans("ёЁ", "еЕ")
@@ -59,7 +60,7 @@ class Lexicon:
         if not strangers:
             return None
         told = [f"{word} (near: {', '.join(near)})" if near else word for word, near in strangers.items()]
-        return f"the model never saw these words, and can only guess: {'; '.join(told)}"
+        return f"{NEVER_SAW}: {'; '.join(told)}"
 
     def to_text(self) -> str:
         return "".join(f"{word}\n" for word in sorted(self.words))
@@ -67,6 +68,12 @@ class Lexicon:
 
 def split(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFC", text).lower())
+
+
+def read_things(folder: Path, language: str) -> list[str]:
+    """What a model has learnt to draw, from the list beside it; empty where there is none."""
+    path = next((p for p in (folder / f"known.{language}.txt", folder / "known.txt") if p.is_file()), None)
+    return path.read_text(encoding="utf-8").splitlines() if path else []
 
 
 def read_lexicon(folder: Path) -> Lexicon | None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from stablediff.checkpoints.fill import LoadReport
 from stablediff.checkpoints.load import load_parts
-from stablediff.checkpoints.locate import DEFAULT_MODEL, locate
+from stablediff.checkpoints.locate import BUNDLED, DEFAULT_MODEL, locate
 from stablediff.checkpoints.lora import load_lora
 from stablediff.checkpoints.progress import Progress, silent
 from stablediff.checkpoints.save import save_parts
@@ -21,7 +21,7 @@ from stablediff.diffusion.schedule import NoiseSchedule
 from stablediff.errors import CheckpointError, DeviceError, OutOfMemoryError, RequestError
 from stablediff.heap import keep_freed_memory
 from stablediff.lexicon import FILE as LEXICON_FILE
-from stablediff.lexicon import Lexicon, read_lexicon
+from stablediff.lexicon import Lexicon, read_lexicon, read_things
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.models.compiled import check_compiler, compile_unet
 from stablediff.models.frozen import count_weights
@@ -95,6 +95,10 @@ class Pipeline:
     def as_read(self, prompt: str) -> str:
         """A prompt in the spelling that the model knows."""
         return self.lexicon.spell(prompt) if self.lexicon else prompt
+
+    def things(self, language: str) -> list[str]:
+        """What a bundled model can draw, in "en" or "ru"; empty for others, which keep no list."""
+        return read_things(self.report.path, language) if self.name in BUNDLED else []
 
     def describe(self) -> str:
         """A line for the user: what was loaded, from where, and where it computes."""

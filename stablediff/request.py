@@ -37,10 +37,10 @@ class Request:
     deep layers answer at one call of N only; `merged_tokens`, up to 0.75, is the share of the finest self-attention's
     tokens that are merged into others: faster, and a little less like the model. `eta` is the share of fresh noise in
     DDIM and Euler ancestral. With `init_image` the picture starts from it, changed by `strength` in (0, 1]; with
-    `mask_image` only its white parts are drawn anew. Every `preview_every` steps an update carries a small preview; 0
-    means never. `quality` ("draft", "balanced", "best") chooses the steps, the sampler and the noise levels with
-    guidance; so does `time_budget_s`, the seconds that all pictures of the request may take together, by what was
-    measured on this machine.
+    `mask_image` only its white parts are drawn anew, by a strength of 1 if none is said. Every `preview_every` steps an
+    update carries a small preview; 0 means never. `quality` ("draft", "balanced", "best") chooses the steps, the
+    sampler and the noise levels with guidance; so does `time_budget_s`, the seconds that all pictures of the request
+    may take together, by what was measured on this machine.
 
     Raises RequestError (a ValueError) that names the value, the bound and the remedy.
     """
@@ -144,11 +144,17 @@ class Request:
             "seed": secrets.randbelow(2**32) if self.seed is None else self.seed,
             "width": width or defaults.width,
             "height": height or defaults.height,
-            "strength": defaults.strength if self.strength is None else self.strength,
+            "strength": self._strength(defaults),
             "quality": None,
             "time_budget_s": None,
         }
         return ResolvedRequest(**{**self.__dict__, **choices})
+
+    def _strength(self, defaults: Defaults) -> float:
+        """Where a mask says what stays, the rest need not resemble what was there."""
+        if self.strength is not None:
+            return self.strength
+        return defaults.strength if self.mask_image is None else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,8 +302,10 @@ def _check_image(name: str, image: object) -> None:
         raise RequestError(f"{name} has no pixels ({image.width} x {image.height}): choose another picture")
     try:
         image.load()
-    except (OSError, ValueError, SyntaxError) as error:  # it was only opened so far, or is closed again
-        raise RequestError(f"{name} cannot be read ({error}): choose another picture") from error
+        for mode in ("RGBA", "L"):  # not all modes can be
+            image.crop((0, 0, 1, 1)).convert(mode)
+    except Exception as error:  # it was only opened so far and is damaged, or is closed again
+        raise RequestError(f"{name} cannot be read ({error}): choose another picture, in RGB or RGBA") from error
 
 
 def _check_size(name: str, value: int | None) -> None:

@@ -230,6 +230,15 @@ def _short_of_memory(_unet: Any, inputs: Any) -> None:
         raise MemoryError
 
 
+@pytest.mark.parametrize(("prompt", "told"), [("a zeppelin", True), ("a cat", False)])
+def test_of_unknown_words_it_is_said_where_the_known_ones_are(run, prompt: str, told: bool):
+    outcome = run("generate", prompt, "--steps", "1", "--size", "64x64", "--out", "y.png")
+    note = "never saw these words, and can only guess: zeppelin (python -m stablediff models sticker lists"
+    assert (note in outcome.err) == told
+    assert "333 things: grinning face, " in (listed := " ".join(run("models", "sticker").out.split()))
+    assert "red apple" in listed
+
+
 def test_models_lists_the_bundled_model(run):
     outcome = run("models")
     assert outcome.code == 0

@@ -60,7 +60,8 @@ from stablediff.recipe import parse
         (["--lora", "a:b"], ["there is no LoRA 'a:b'"]),
         (["--lora", ":0.5"], ["there is no LoRA ''"]),
         (["--lora", "a.safetensors:nan"], ["LoRA's scale is nan", "choose -100 to 100"]),
-        (["--magic"], ["unrecognized arguments: --magic", "--help"]),
+        (["--magic"], ["unrecognized arguments: --magic (see python -m stablediff generate --help)"]),
+        (["--" + "z" * 20_000 + "\x1b[31m"], ["unrecognized arguments: --zzz", " … ", "zzz?[31m"]),
         (["two", "words"], ["unrecognized arguments", "--help"]),
         (["a\nline\nmore"], ["unrecognized arguments: a line more"]),
     ],
@@ -137,9 +138,12 @@ def test_what_is_no_model_is_refused_by_name(run, tmp_path: Path, make, words: l
 @pytest.mark.parametrize(
     ("out", "words"),
     [
-        ("picture.jpg", ["picture.jpg does not end in .png", "rename it"]),
+        ("picture.jpg", ["picture.jpg does not end in .png", "call it picture.png"]),
         ("picture", ["picture does not end in .png"]),
-        ("", ["does not end in .png"]),
+        ("", ["does not end in .png", "call it picture.png"]),
+        (".png", ["call it png.png"]),
+        ("pipe.png", ["pipe.png: it is no ordinary file. Choose another place"]),
+        ("loop/picture.png", ["loop/picture.png: Too many levels of symbolic links. Choose another place"]),
         ("folder.png", ["folder.png: it is a folder. Choose another place"]),
         ("/proc/x/y.png", ["cannot write --out /proc/x/y.png", "Choose another place"]),
         ("file/y.png", ["cannot write --out file/y.png", "Choose another place"]),
@@ -153,9 +157,13 @@ def test_impossible_places_are_refused_before_the_work(
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "link.png").symlink_to("file/y.png")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "pipe.png").symlink_to("pipe")
     with count_calls(loaded.unet) as calls:
         assert_refused(run("generate", "a cat", *QUICK, "--out", out), *words)
     assert calls == []
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_refusal_leaves_no_folder_behind(run, tmp_path: Path):

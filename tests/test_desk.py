@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 
 import pytest
 from machine import machine
+from PIL import Image
 from toy import count_calls, toy_pipeline
 
 from stablediff import Pipeline, Request, RequestError, load
 from stablediff.pace.presets import Preset
 from stablediff.request import Limits
+from stablediff.result import Update
 from stablediff.web import desk as module
 from stablediff.web.desk import Desk, Job, Work
 from stablediff.web.models import Models, resolve
@@ -105,6 +107,18 @@ def test_stop_ends_the_work_within_one_step_and_the_next_job_runs(stops: int) ->
             assert 0 < at_stop <= len(calls) <= at_stop + 2
             assert job.results == [] or not job.results[0].images
         assert len(finish(desk, desk.submit("ann", work())).results) == 1
+
+
+def test_a_preview_is_there_until_the_next_one_comes() -> None:
+    """Who watches looks seldom: mostly at an update that has none."""
+    first, second, finished = (Image.new("RGB", (side, side)) for side in (1, 2, 3))
+    job = Job("key", "ann", "", "", work())
+    job.tell("drawing", Update("denoise", 1, 9, previews=(first,)))
+    job.tell("drawing", Update("denoise", 2, 9))
+    assert job.glimpse == ((), (first,))
+    job.tell("drawing", Update("denoise", 5, 9, previews=(second,), images=(finished,)))
+    job.tell("drawing", Update("decode", 9, 9, images=(finished, finished)))
+    assert job.glimpse == ((finished,), (second,))
 
 
 def test_names_can_be_made_up_but_not_addresses(held: tuple[Desk, threading.Event]) -> None:

@@ -220,8 +220,22 @@ def test_text_that_unpacks_without_end_is_not_read():
         as_file(noise(), "TIFF").getvalue(),
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        as_file(noise()).getvalue().replace(b"IEND", b"iCCP"),
     ],
-    ids=["empty", "text", "signature", "no pixels", "cut PNG", "cut JPEG", "GIF", "BMP", "TIFF", "SVG", "PostScript"],
+    ids=[
+        "empty",
+        "text",
+        "signature",
+        "no pixels",
+        "cut PNG",
+        "cut JPEG",
+        "GIF",
+        "BMP",
+        "TIFF",
+        "SVG",
+        "PostScript",
+        "colours at the end",
+    ],
 )
 def test_broken_files_and_other_formats_are_refused(data: bytes, tmp_path: Path):
     path = tmp_path / "picture.png"

@@ -9,7 +9,7 @@ from toy import toy_pipeline
 
 from stablediff import Pipeline, load
 from stablediff.lexicon import Lexicon
-from stablediff.web.offers import MOST_EXAMPLES, examples_of, known_things, style_choices, styled
+from stablediff.web.offers import MOST_EXAMPLES, examples_of, style_choices, styled
 from stablediff.web.texts import text
 
 RUSSIAN = "панда подсолнух авокадо радуга лиса красное яблоко в плоском мягком глянцевом стиле"
@@ -30,7 +30,7 @@ def test_the_bundled_model_offers_what_it_knows() -> None:
         for example in examples:
             for _, style in style_choices(model, language):
                 assert not model.lexicon.strangers(styled(example, style, model))
-        assert len(known_things(model, language)) == 333
+        assert len(model.things(language)) == 333
         named = re.findall("[“«](.+?)[”»]", text("knows_more", language))
         assert len(named) == 3
         assert not model.lexicon.strangers(" ".join(named))
@@ -44,9 +44,9 @@ def test_examples_styles_and_things_are_in_a_language_that_the_model_knows(
     model = bundled(tmp_path, words)
     assert examples_of(model, "en")[0] == "panda"
     assert examples_of(model, "ru")[0] == ("панда" if language == "ru" else "panda")
-    assert known_things(model, "ru") == ["panda", "fox"]
+    assert model.things("ru") == ["panda", "fox"]
     (tmp_path / "known.ru.txt").write_text("панда\nлиса\n", encoding="utf-8")
-    assert known_things(model, "ru") == ["панда", "лиса"]
+    assert model.things("ru") == ["панда", "лиса"]
     assert styled("fox", "style_flat", model) == "fox, flat style"
     assert styled("лиса", "style_flat", model) == ("лиса, в плоском стиле" if language == "ru" else "лиса, flat style")
     assert styled("fox, flat style", "style_flat", model) == "fox, flat style"
@@ -63,7 +63,7 @@ def test_only_styles_that_the_model_has_seen_are_offered(tmp_path: Path) -> None
 def test_other_models_have_other_styles_and_no_list_of_things() -> None:
     model = toy_pipeline()
     assert examples_of(model, "ru") == examples_of(model, "en")
-    assert known_things(model, "en") == []
+    assert model.things("en") == []
     for _, style in style_choices(model, "ru")[1:]:
         assert styled("a fox", style, model).startswith("a fox, ")
     assert styled("a fox", "style_flat", model) == "a fox"

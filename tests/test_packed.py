@@ -16,7 +16,8 @@ from toy import draw
 from stablediff import load
 from stablediff.checkpoints.tensors import SafetensorsSource
 from stablediff.models.frozen import count_bytes, count_weights
-from stablediff.models.packed import PackedConv2d, PackedLinear, can_pack, pack
+from stablediff.models.layers import GEGLU
+from stablediff.models.packed import PackedConv2d, PackedGEGLU, PackedLinear, can_pack, pack
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="torch has no such kernels here")
 TYPES = [torch.float32, torch.bfloat16]
@@ -49,6 +50,26 @@ def test_a_linear_layer_stays_the_same_at_every_size(dtype: torch.dtype, bias: b
         x = randn(*size).to(dtype)
         with torch.inference_mode():
             assert max_error(packed(x).float(), plain(x).float()) <= (TOLERANCE if dtype == torch.float32 else 2**-7)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_gated_layer_stays_the_same_at_every_size_and_keeps_its_weights(dtype: torch.dtype):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = nn.Sequential(GEGLU(80, 96)).requires_grad_(False).to(dtype)
+    packed, before = copy.deepcopy(plain), plain.state_dict()
+    pack(packed)
+    assert isinstance(packed[0].proj, PackedGEGLU)
+    for size in ((3, 80), (2, 7, 80), (1, 80)):
+        x = randn(*size).to(dtype)
+        with torch.inference_mode():
+            exact = copy.deepcopy(plain).float()(x.float())
+            for network in (packed, copy.deepcopy(packed)):
+                allowed = TOLERANCE if dtype == torch.float32 else max_error(plain(x).float(), exact) + 2**-8
+                assert max_error(network(x).float(), exact) <= allowed
+        assert all(torch.equal(value, before[name]) for name, value in packed.state_dict().items())
+    assert list(packed.state_dict()) == list(before)
+    assert (count_weights(packed), count_bytes(packed)) == (count_weights(plain), count_bytes(plain))
 
 
 @pytest.mark.parametrize(("matrix_unit", "times"), [(False, 3), (True, 5)])

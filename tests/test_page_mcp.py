@@ -27,7 +27,7 @@ def test_nobody_is_let_in_unless_the_environment_says_so(monkeypatch: pytest.Mon
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    pytest.importorskip("mcp", reason="needs the mcp extra: pip install 'stablediff[mcp]'")
+    pytest.importorskip("mcp", reason="needs the mcp extra: pip install '.[mcp]'")
     page = build_page(toy_pipeline()).queue()
     options = serving.launch_options({"STABLEDIFF_MCP": "1"})
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **options)

@@ -116,6 +116,14 @@ def test_a_picture_without_pixels_is_refused():
         Request(init_image=Image.new("RGB", (0, 5)))
 
 
+@pytest.mark.parametrize("mode", ["LAB", "La"])
+@pytest.mark.parametrize("name", ["init_image", "mask_image"])
+def test_a_picture_of_a_mode_that_cannot_be_converted_is_refused(name: str, mode: str):
+    pictures = {"init_image": Image.new("RGB", (8, 8)), name: Image.new(mode, (8, 8))}
+    with pytest.raises(RequestError, match=rf"^{name} cannot be read \(.*\): choose another picture, in RGB or RGBA"):
+        Request(**pictures)
+
+
 @pytest.mark.parametrize("harm", ["truncated", "closed"])
 def test_a_picture_that_was_only_opened_is_read_at_once(harm: str):
     data = png_bytes(Image.effect_noise((64, 64), 50), "")

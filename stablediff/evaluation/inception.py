@@ -23,9 +23,7 @@ def inception_features(device: torch.device) -> Embed:
     try:
         from pytorch_fid.inception import InceptionV3
     except ImportError as error:
-        raise EvaluationError(
-            f"--inception needs the package pytorch-fid ({error}): pip install 'stablediff[fid]'"
-        ) from error
+        raise EvaluationError(f"--inception needs the package pytorch-fid ({error}): pip install '.[fid]'") from error
     try:
         network = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).to(device).eval()
     except OSError as error:  # URLError is one

@@ -14,12 +14,16 @@ class FrozenLayer(nn.Module):
     weight_bytes: float  # each
 
 
+def is_large(layer: nn.Linear | nn.Conv2d) -> bool:
+    return min(layer.weight.shape[:2]) >= _LEAST
+
+
 def exchange(
     network: nn.Module, make: Callable[[nn.Linear | nn.Conv2d], FrozenLayer], kept: Callable[[str], bool]
 ) -> None:
     """Puts `make(layer)` in place of each large layer of `network`, but for those whose name is to be kept."""
     for name, layer in list(network.named_modules()):
-        if not isinstance(layer, nn.Linear | nn.Conv2d) or min(layer.weight.shape[:2]) < _LEAST or kept(name):
+        if not isinstance(layer, nn.Linear | nn.Conv2d) or not is_large(layer) or kept(name):
             continue
         parent, _, own = name.rpartition(".")
         setattr(network.get_submodule(parent), own, make(layer))

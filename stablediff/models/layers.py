@@ -50,11 +50,15 @@ class Attention(nn.Module):
 class GEGLU(nn.Module):
     """Linear layer gated by the exact GELU of its second half (Shazeer 2020, arXiv:2002.05202): (…,D) -> (…,E)."""
 
+    gates_itself = False  # whether `proj` does the rest as well, as packed.py lets it
+
     def __init__(self, dim: int, inner: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(dim, 2 * inner)
+        self.proj: nn.Module = nn.Linear(dim, 2 * inner)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.gates_itself:
+            return self.proj(x)
         value, gate = self.proj(x).chunk(2, dim=-1)
         gate = F.gelu(gate)
         return value * gate if torch.is_grad_enabled() else gate.mul_(value)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from stablediff.device import has_matrix_unit
 from stablediff.heap import give_back, leave_in_file
-from stablediff.models.frozen import FrozenLayer, exchange
+from stablediff.models.frozen import FrozenLayer, exchange, is_large
+from stablediff.models.layers import GEGLU
 from stablediff.models.winograd import GROWTH, WinogradKernel, pays, suits
 
 _SAME = [1, 1], [1, 1], [1, 1], 1  # padding, stride, dilation and groups of a convolution that keeps the size
@@ -33,7 +34,7 @@ class _Packed(FrozenLayer):
         """As it is, until the first size is known; for good where there are no kernels for it."""
         self.packs = weight.device.type == "cpu" and can_pack(weight.dtype)
         self._dense: Tensor | None = weight
-        self._packed: Tensor | WinogradKernel | None = None
+        self._packed: Tensor | WinogradKernel | _Halves | None = None
         self._size: torch.Size | None = None
         self.weight_bytes = weight.element_size() * (GROWTH if self.packs and suits(weight) else 1)
 
@@ -95,6 +96,35 @@ class PackedLinear(_Packed):
         return out
 
 
+class _Halves:
+    """A weight (2E,D) in two, each laid out for `rows`."""
+
+    def __init__(self, weight: Tensor, rows: int) -> None:
+        value, gate = (half.contiguous() for half in weight.chunk(2))
+        self.value = torch.ops.mkldnn._reorder_linear_weight(value, rows)
+        self.gate = torch.ops.mkldnn._reorder_linear_weight(gate, rows)
+
+    def to_dense(self) -> Tensor:
+        return torch.cat([self.value.to_dense(), self.gate.to_dense()])
+
+
+class PackedGEGLU(_Packed):
+    """All of a `GEGLU`, (…,D) -> (…,E): the gate's product takes the GELU while its numbers are at hand."""
+
+    def pack(self, weight: Tensor, size: torch.Size) -> _Halves:
+        return _Halves(weight, size[:-1].numel())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.packs:
+            value, gate = F.linear(x, self.weight, self.bias).chunk(2, dim=-1)
+            return F.gelu(gate).mul_(value)
+        halves = self.packed_for(x.shape)
+        for_value, for_gate = (None, None) if self.bias is None else self.bias.chunk(2)
+        gate = torch.ops.mkldnn._linear_pointwise(x, halves.gate, for_gate, "gelu", [], "none")
+        value = torch.ops.mkldnn._linear_pointwise(x, halves.value, for_value, "none", [], "")
+        return gate.mul_(value)
+
+
 class PackedConv2d(_Packed):
     """(B,C,H,W) -> (B,D,h,w), padded with zeros. In the way of winograd.py from the first size on for which it pays."""
 
@@ -129,6 +159,9 @@ class PackedConv2d(_Packed):
 
 def pack(network: nn.Module) -> None:
     """Exchanges the large layers of a network that is on a CPU, in place."""
+    for layer in network.modules():
+        if isinstance(layer, GEGLU) and isinstance(layer.proj, nn.Linear) and is_large(layer.proj):
+            layer.proj, layer.gates_itself = PackedGEGLU(layer.proj), True
     exchange(network, lambda layer: PackedLinear(layer) if isinstance(layer, nn.Linear) else PackedConv2d(layer), _kept)
 
 

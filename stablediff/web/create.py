@@ -17,7 +17,7 @@ from stablediff.web.chips import read_prompt
 from stablediff.web.company import accompany
 from stablediff.web.events import QUIET, WATCHING
 from stablediff.web.models import resolve
-from stablediff.web.offers import MOST_EXAMPLES, examples_of, known_things, style_choices, styled
+from stablediff.web.offers import MOST_EXAMPLES, examples_of, style_choices, styled
 from stablediff.web.progress import say
 from stablediff.web.restore import make_restorer, read_file, upscaled, variations
 from stablediff.web.settings import Settings, connect_settings, make_settings
@@ -48,7 +48,7 @@ class Create:
 
     def face(self, pipeline: Pipeline, language: str) -> dict[Any, Any]:
         """What is said of this model."""
-        things = known_things(pipeline, language)
+        things = pipeline.things(language)
         return {
             self.about: _about(pipeline, language),
             self.named["style"]: gr.update(choices=style_choices(pipeline, language), value=""),
@@ -129,7 +129,7 @@ def make_create(studio: Studio) -> Create:
             settings = make_settings(voice, pipeline, studio.limits)
 
             def things(language: str) -> list[str]:
-                return known_things(studio.models.current, language)
+                return studio.models.current.things(language)
 
             knows = voice(
                 gr.Accordion,

@@ -52,6 +52,7 @@ class Job:
     share: float = 0.0  # of the loading
     results: list[Result] = field(default_factory=list)
     update: Update | None = None
+    glimpse: tuple[tuple[Image.Image, ...], tuple[Image.Image, ...]] = ((), ())  # finished ones, and the last previews
     error: StableDiffError | None = None
     version: int = 0
     ended: float | None = None
@@ -84,6 +85,8 @@ class Job:
         if state == "done":
             self.ended = time.monotonic()
         self.state, self.update = state, update
+        if update is not None and update.previews:  # kept for who looks again after later updates, which have none
+            self.glimpse = (*self.images, *update.images), update.previews
         self.version += 1
 
     def tell_share(self, state: str, share: float) -> None:

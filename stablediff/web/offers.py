@@ -62,12 +62,3 @@ def _added(prompt: str, style: str, pipeline: Pipeline) -> str:
 
 def _knows(pipeline: Pipeline, words: str) -> bool:
     return pipeline.lexicon is None or not pipeline.lexicon.strangers(words)
-
-
-def known_things(pipeline: Pipeline, language: str) -> list[str]:
-    """What the bundled model can draw; empty for models that were not asked to keep a list."""
-    if pipeline.name not in BUNDLED:
-        return []
-    folder = pipeline.report.path
-    path = next((p for p in (folder / f"known.{language}.txt", folder / "known.txt") if p.is_file()), None)
-    return path.read_text(encoding="utf-8").splitlines() if path else []

@@ -35,7 +35,7 @@ def read_mcp(text: str) -> bool:
     if text.strip().lower() in ("", "0", "false", "no"):
         return False
     if find_spec("mcp") is None:
-        raise RequestError("STABLEDIFF_MCP asks for an MCP server: install it with pip install 'stablediff[mcp]'")
+        raise RequestError("STABLEDIFF_MCP asks for an MCP server: install it with pip install '.[mcp]'")
     return True
 
 

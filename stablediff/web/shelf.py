@@ -100,11 +100,10 @@ class Stage:
             if job.state == "done":
                 break
             answer: dict[Any, Any] = {**working, self.status: progress.progress(desk, job, job.language)}
-            update = job.update
-            if update is not None and update.previews and update.previews is not shown:
-                shown = update.previews
-                finished = [*job.images, *update.images]
-                pictures = [*finished, *(_enlarge(image) for image in shown)]
+            finished, previews = job.glimpse
+            if previews and previews is not shown:
+                shown = previews
+                pictures = [*finished, *(_enlarge(image) for image in previews)]
                 answer[self.gallery] = gr.Gallery(value=pictures, selected_index=len(finished))
             yield answer
         with self.ending(job, before) as answer:

@@ -225,6 +225,9 @@ TEXTS = {
     ),
     "edit_hint": ("What it shall become", "Что должно получиться"),
     "strength": ("Strength", "Сила изменения"),
-    "strength_info": ("0 keeps the picture, 1 forgets it", "0 — оставить как есть, 1 — забыть картинку"),
+    "strength_info": (
+        "0 keeps the picture, 1 forgets it: best for a part that is painted over",
+        "0 — оставить как есть, 1 — забыть картинку: лучше всего для закрашенной части",
+    ),
     "before_after": ("Before and after", "До и после"),
 }

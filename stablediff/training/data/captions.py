@@ -1,5 +1,6 @@
 """Scenes -> what somebody would type to get them, in English or Russian."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from stablediff.errors import DataError
 from stablediff.training.data import templates, words
 from stablediff.training.data.agreement import painted
+from stablediff.training.data.declension import GENITIVE, INSTRUMENTAL, counted, declined
 from stablediff.training.data.icons import Icon, Icons
 from stablediff.training.data.scenes import Item, Scene
 from stablediff.training.data.split import Split
@@ -14,6 +16,8 @@ from stablediff.training.data.templates import Table
 
 _COMPLETE, _SHORT = 0.6, 0.3  # the rest are bare labels
 _AGREEING = 0.7  # of Russian colours stand before the noun, where its gender is known
+_PIECES = 0.3  # of Russian numbers are counted in pieces, behind the noun, where its plural is known
+_SPELT = 0.8  # of numbers are words
 _NATURAL = 0.2  # of complete captions say which colour a thing has by itself
 # Of complete captions of one thing, so many do not say what it is: a style or a colour is to be learnt by itself, not
 # thing by thing, or it will not be drawn on a thing that never had it.
@@ -78,8 +82,10 @@ class _Speaker:
         told = words.names_a_colour(icon.thing) and not self.unnamed
         return () if item.colour or told else icon.colours[:2]
 
-    def template(self, table: Table) -> str:
-        allowed = {t: n for t, n in table.items() if self.split is None or not self.split.holds_out_template(t)}
+    def template(self, table: Table, without: Iterable[str] = ()) -> str:
+        """One that has none of the fields in `without`."""
+        possible = {t: n for t, n in table.items() if not any(f"{{{field}}}" in t for field in without)}
+        allowed = {t: n for t, n in possible.items() if self.split is None or not self.split.holds_out_template(t)}
         shares = np.array(list(allowed.values()))
         return str(self.rng.choice(list(allowed), p=shares / shares.sum()))
 
@@ -104,7 +110,7 @@ def _english(speaker: _Speaker, synonym: bool, styled: bool, natural: bool) -> s
         body = a_body = template.format(first=first, second=second, a_first=a_first, a_second=a_second)
     elif number > 1:
         noun = _english_noun(speaker, scene.items[0], synonym, natural, many=True)
-        body = a_body = f"{words.NUMBERS[number] if speaker.rng.random() < 0.8 else number} {noun}"
+        body = a_body = f"{words.NUMBERS[number] if speaker.rng.random() < _SPELT else number} {noun}"
     else:
         body = _english_noun(speaker, scene.items[0], synonym, natural)
         body = f"{speaker.size_word} {body}" if speaker.size_word else body
@@ -130,13 +136,11 @@ def _english_noun(speaker: _Speaker, item: Item, synonym: bool, natural: bool, m
 def _russian(speaker: _Speaker, synonym: bool, styled: bool, natural: bool) -> str:
     scene = speaker.scene
     if scene.kind == "pair":
-        first, second = (_russian_noun(speaker, item, synonym, natural=False) for item in scene.items)
-        table = templates.RU_ABOVE if speaker.upright else templates.RU_BESIDE
-        body = speaker.template(table).format(first=first, second=second)
+        body = _russian_pair(speaker, synonym)
+    elif len(scene.items) > 1:
+        body = _russian_count(speaker, synonym, natural)
     else:
         parts = [_russian_noun(speaker, scene.items[0], synonym, natural)]
-        if len(scene.items) > 1:
-            parts.append(words.RU_NUMBERS[len(scene.items)])
         if speaker.size_word:
             parts.append(words.RU_SIZES[speaker.size_word])
         body = ", ".join(parts)
@@ -147,6 +151,27 @@ def _russian(speaker: _Speaker, synonym: bool, styled: bool, natural: bool) -> s
         return body
     in_style, style = words.RU_STYLES[scene.style], words.RU_STYLE_NAMES[scene.style]
     return speaker.template(templates.RU_STYLED).format(body=body, in_style=in_style, style=style)
+
+
+def _russian_pair(speaker: _Speaker, synonym: bool) -> str:
+    first, second = (_russian_noun(speaker, item, synonym, natural=False) for item in speaker.scene.items)
+    forms: dict[str, str | None] = {"first": first, "second": second}
+    for prefix, case in (("of", GENITIVE), ("by", INSTRUMENTAL)):
+        forms |= {f"{prefix}_first": declined(first, case), f"{prefix}_second": declined(second, case)}
+    table = templates.RU_ABOVE if speaker.upright else templates.RU_BESIDE
+    return speaker.template(table, [field for field, form in forms.items() if form is None]).format(**forms)
+
+
+def _russian_count(speaker: _Speaker, synonym: bool, natural: bool) -> str:
+    number = len(speaker.scene.items)
+    noun = _russian_noun(speaker, speaker.scene.items[0], synonym, natural)
+    name, _, colour = noun.partition(", ")
+    several = counted(name, number)
+    if several is None or speaker.rng.random() < _PIECES:
+        return f"{noun}, {words.RU_NUMBERS[number]}"
+    if speaker.rng.random() >= _SPELT:
+        several = f"{number} {several.partition(' ')[2]}"
+    return f"{several} {colour}".rstrip()
 
 
 def _russian_noun(speaker: _Speaker, item: Item, synonym: bool, natural: bool) -> str:

@@ -18,7 +18,7 @@ def check_renderer() -> None:
     try:
         import resvg_py  # noqa: F401
     except ImportError as error:
-        raise DataError('resvg-py is needed to render icons: pip install "stablediff[train]"') from error
+        raise DataError("resvg-py is needed to render icons: run make train") from error
 
 
 def to_svg(icons: Mapping[str, Any], name: str) -> str:

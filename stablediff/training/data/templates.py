@@ -2,7 +2,7 @@
 
 Table = dict[str, float]
 
-# {body} is what is to be seen, {style} one word.
+# {body} is what is to be seen, {style} one word; {of_second} stands in the genitive, {by_second} in the instrumental.
 EN_STYLED: Table = {
     "{body}, {style} style": 10,
     "{a_body} in {style} style": 4,
@@ -44,11 +44,15 @@ RU_BESIDE: Table = {
     "{first} слева, {second} справа": 3,
     "справа {second}, слева {first}": 1,
     "слева {first}, справа {second}": 2,
+    "{first} слева от {of_second}": 3,
+    "{second} справа от {of_first}": 3,
 }
 RU_ABOVE: Table = {
     "{first} сверху, {second} снизу": 3,
     "снизу {second}, сверху {first}": 1,
     "сверху {first}, снизу {second}": 2,
+    "{first} над {by_second}": 3,
+    "{second} под {by_first}": 3,
 }
 
 TABLES = (EN_STYLED, EN_STYLED_LONG, EN_BACKGROUND, EN_BESIDE, EN_ABOVE, RU_STYLED, RU_BACKGROUND, RU_BESIDE, RU_ABOVE)
