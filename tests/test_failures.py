@@ -76,7 +76,8 @@ def test_overflow_in_bfloat16_is_done_again_in_float32(part: str):
     with spoil(module, upto=torch.bfloat16):
         again = draw(pipeline, **wishes)
     assert again.notes == ()
-    assert difference(again.images[0], result.images[0]) <= 1
+    # If the decoder overflowed, START was encoded in bfloat16 the first time and is in float32 now.
+    assert difference(again.images[0], result.images[0]) <= (2 if part == "decode" else 1)
 
 
 def test_overflow_in_float16_goes_by_way_of_bfloat16():

@@ -17,7 +17,7 @@ def test_nobody_is_let_in_unless_the_environment_says_so(monkeypatch: pytest.Mon
     for words in ("", "0", "false"):
         assert serving.launch_options({"STABLEDIFF_MCP": words})["mcp_server"] is False
     monkeypatch.setattr(serving, "find_spec", lambda _name: None)
-    with pytest.raises(RequestError, match=r"pip install 'stablediff\[mcp\]'"):
+    with pytest.raises(RequestError, match=r"pip install '\.\[mcp\]'"):
         serving.launch_options({"STABLEDIFF_MCP": "1"})
     monkeypatch.setattr(serving, "find_spec", lambda _name: True)
     assert serving.launch_options({"STABLEDIFF_MCP": "1"})["mcp_server"] is True
