@@ -62,7 +62,9 @@ def test_overflow_in_bfloat16_is_done_again_in_float32(part: str):
     pipeline = toy_pipeline(torch.bfloat16)
     module = stages(pipeline)[part]
     first_nan = 3 if part == "denoise" else 1
-    wishes = {"init_image": START, "strength": 1.0, "num_steps": 4, "seed": 1}
+    wishes = {"num_steps": 4, "seed": 1}
+    if part != "decode":  # after which START would be encoded in another precision than before
+        wishes |= {"init_image": START, "strength": 1.0}
     with spoil(module, when=lambda call: call >= first_nan, upto=torch.bfloat16):
         updates, result = events(pipeline, **wishes)
     place = "stage denoise, step 3" if part == "denoise" else f"stage {'encode' if part == 'text' else part}"
@@ -76,8 +78,7 @@ def test_overflow_in_bfloat16_is_done_again_in_float32(part: str):
     with spoil(module, upto=torch.bfloat16):
         again = draw(pipeline, **wishes)
     assert again.notes == ()
-    # If the decoder overflowed, START was encoded in bfloat16 the first time and is in float32 now.
-    assert difference(again.images[0], result.images[0]) <= (2 if part == "decode" else 1)
+    assert difference(again.images[0], result.images[0]) <= 1
 
 
 def test_overflow_in_float16_goes_by_way_of_bfloat16():
