@@ -12,6 +12,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 from stablediff import StableDiffError, load
 from stablediff.checkpoints.locate import DEFAULT_MODEL
+from stablediff.errors import one_line
 from stablediff.request import Limits
 from stablediff.web.archive import Archive
 from stablediff.web.lent import is_lent
@@ -35,7 +36,7 @@ def main() -> int:
         loader = partial(load, device=arguments.device, dtype=arguments.dtype)
         pipeline = loader(arguments.model)
     except StableDiffError as error:
-        print(f"stablediff: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"stablediff: {one_line(str(error))}", file=sys.stderr)
         return 2
     if arguments.port is not None and not 1 <= arguments.port <= 65535:
         parser.error(f"--port is {arguments.port}: choose 1 to 65535")

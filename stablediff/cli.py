@@ -16,16 +16,10 @@ from stablediff.config import QUALITIES
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
 from stablediff.drawing import draw_pictures
-from stablediff.errors import RequestError, StableDiffError
+from stablediff.errors import RequestError, StableDiffError, one_line
 from stablediff.inventory import show_models
 from stablediff.request import parse_interval, parse_size
 from stablediff.version import __version__
-
-
-def _one_line(message: str) -> str:
-    """What may be printed of a message that quotes strangers: one line, no control characters, no novel."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
-    return line if len(line) <= 600 else f"{line[:400]} … {line[-180:]}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         where = f"{self.prog} {self.command}".rstrip()
-        self.exit(2, f"stablediff: {_one_line(message)} (see {where} --help)\n")
+        self.exit(2, f"stablediff: {one_line(message)} (see {where} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()  # here and not when Python exits, where nobody could catch a closed pipe
     except StableDiffError as error:
-        _complain(_one_line(str(error)))
+        _complain(one_line(str(error)))
         return 2
     except KeyboardInterrupt:
         _complain("interrupted")

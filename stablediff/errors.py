@@ -35,3 +35,9 @@ class DataError(StableDiffError):
 
 class EvaluationError(StableDiffError):
     """A metric cannot be computed from what it is given: too few pictures, unequal sets, NaN."""
+
+
+def one_line(message: str) -> str:
+    """What may be printed of a message that quotes strangers: one line, no control characters, no novel."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
+    return line if len(line) <= 600 else f"{line[:400]} … {line[-180:]}"
