@@ -56,6 +56,7 @@ def test_what_was_painted_and_set_comes_back_after_a_refresh(browser: Browser, a
         expect(page.locator("#edit-prompt textarea")).to_have_value("green apple, flat style", timeout=PATIENCE)
         expect(page.locator("#strength input[type=number]")).to_have_value("0.9", timeout=PATIENCE)
         expect(page.locator("#before-after img").first).to_be_visible(timeout=PATIENCE)
+        see_paint(page)
         again = edited_where_painted(page, photo)
         page.click("#editor button[aria-label='Clear canvas'], #editor button[title='Clear canvas']")
         expect(page.locator("#editor").get_by_text("Drop a picture here")).to_be_visible(timeout=PATIENCE)
@@ -101,8 +102,11 @@ def test_a_large_photo_is_made_smaller_before_it_is_sent(browser: Browser, addre
 
 def edited_where_painted(page: Page, photo: Path) -> Image.Image:
     before = fit_image(Image.open(photo), 64, 64)
+    ticket = page.locator("#edit-ticket textarea, #edit-ticket input")
     for _ in range(10):  # the editor hands a stroke over in its own time
+        former = ticket.input_value()
         page.click("#edit")
+        expect(ticket).not_to_have_value(former, timeout=PATIENCE)  # the run before is "Drawn in" as well
         expect(page.locator("#edit")).to_be_enabled(timeout=PATIENCE)
         expect(page.locator("#edit-status")).to_contain_text("Drawn in", timeout=PATIENCE)
         with page.expect_download() as download:
@@ -130,20 +134,39 @@ def paint(page: Page) -> None:
     """A stroke about the middle of the canvas, until it is to be seen."""
     expect(page.locator("#editor button[aria-label=Brush]")).to_have_class(re.compile("highlight"), timeout=PATIENCE)
     for _ in range(10):
-        canvas = page.locator("#editor canvas").first
-        canvas.scroll_into_view_if_needed()
-        box = canvas.bounding_box()
-        assert box is not None
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        x, y = middle(page)
         page.mouse.move(x - 20, y)
         page.mouse.down()
         page.mouse.move(x + 20, y, steps=8)
         page.mouse.up()
-        seen = page.screenshot(clip={"x": x - 2, "y": y - 2, "width": 4, "height": 4})
-        red, green, _ = Image.open(io.BytesIO(seen)).convert("RGB").getpixel((2, 2))
-        if red - green > 50:  # the photo is grey, and paint is not
+        if is_painted(page, x, y):
             return
     raise AssertionError("the editor never took the stroke")
+
+
+def see_paint(page: Page) -> None:
+    """An editor that comes back is filled in its own time, after all else."""
+    page.wait_for_function(PIXELS)
+    for _ in range(PATIENCE // 1_000):
+        if is_painted(page, *middle(page)):
+            return
+        page.wait_for_timeout(1_000)
+    raise AssertionError("the editor came back without its paint")
+
+
+def middle(page: Page) -> tuple[float, float]:
+    """Of the canvas, once it is in view."""
+    canvas = page.locator("#editor canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def is_painted(page: Page, x: float, y: float) -> bool:
+    seen = page.screenshot(clip={"x": x - 2, "y": y - 2, "width": 4, "height": 4})
+    red, green, _ = Image.open(io.BytesIO(seen)).convert("RGB").getpixel((2, 2))
+    return red - green > 50  # the photo is grey, and paint is not
 
 
 def test_stickers_variations_a_larger_size_and_editing_start_from_the_chosen_picture(

@@ -13,7 +13,7 @@ from stablediff.web import lenient, wish
 from stablediff.web.company import accompany
 from stablediff.web.create import Create
 from stablediff.web.desk import Job
-from stablediff.web.editor import TRY_FILES, WHAT_IS_SHOWN, WHEN_THE_CANVAS_IS_THERE
+from stablediff.web.editor import TRY_FILES, WHAT_IS_SHOWN, WHEN_THE_CANVAS_IS_THERE, WHEN_THE_PICTURE_IS_THERE
 from stablediff.web.events import QUIET, WATCHING
 from stablediff.web.runner import make_runner
 from stablediff.web.shelf import Drawn, Stage, make_stage
@@ -116,9 +116,13 @@ def make_edit(studio: Studio, create: Create) -> Canvas:
         image = over_white(fit_image(init_image(job), *shelf[0].image.size))
         return image, before_after(image, shelf, chosen)
 
+    def lay_again(key: str) -> Any:
+        job = studio.desk.find(key)
+        return gr.skip() if job is None else painted_value(job) | {"layers": []}
+
     def paint_again(key: str) -> Any:
         job = studio.desk.find(key)
-        return gr.skip() if job is None else painted_value(job)
+        return gr.skip() if job is None or job.work.requests[0].mask_image is None else painted_value(job)
 
     pressed = gr.on(
         [runner.run.click, prompt.submit], None, editor, painted, js=WHAT_IS_SHOWN, api_visibility="private"
@@ -132,7 +136,9 @@ def make_edit(studio: Studio, create: Create) -> Canvas:
     wrong_picture.click(lambda language: wrong(_UNREADABLE, language), studio.language, wrong_picture, **QUIET)
     wrong_picture.select(None, None, wrong_picture, js="() => ''", api_visibility="private")
     going = accompany(studio, stage, "edit", editing)
-    studio.left["edit"].change(paint_again, studio.left["edit"], editor, js=WHEN_THE_CANVAS_IS_THERE, **QUIET)
+    left = studio.left["edit"]
+    laid = left.change(lay_again, left, editor, js=WHEN_THE_CANVAS_IS_THERE, **QUIET)
+    laid.then(paint_again, left, editor, js=WHEN_THE_PICTURE_IS_THERE, **QUIET)
     for event in (editing, going):
         event.then(compare, [stage.ticket, stage.shelf, stage.chosen], [before, slider], **QUIET)
     stage.chosen.change(before_after, [before, stage.shelf, stage.chosen], slider, **QUIET)

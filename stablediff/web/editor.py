@@ -7,13 +7,22 @@ from stablediff.web.texts import LANGUAGES, text
 _FILE_SIDE = 1536  # pixels of the pictures that visitors bring
 _HINTS = json.dumps([text("edit_drop", language) for language in LANGUAGES])  # what an empty editor shows
 
-# The editor is built when its tab opens, and loses layers that it is given before.
+# The editor is built when its tab opens, and loses what it is given before. Paint that it is given is laid into the
+# middle of what its brush takes for the canvas, which is an empty editor's: first comes the picture, then the brush is
+# measured anew, then comes the paint.
 WHEN_THE_CANVAS_IS_THERE = """async key => {
   const canvas = () => document.querySelector('#editor canvas');
   while (!canvas() || !canvas().width) await new Promise(done => setTimeout(done, 200));
   await new Promise(done => setTimeout(done, 500));
   return key;
 }"""
+WHEN_THE_PICTURE_IS_THERE = """async key => {
+  const empty = () => HINTS.some(hint => document.querySelector('#editor').innerText.includes(hint));
+  for (let left = 100; left && empty(); left--) await new Promise(done => setTimeout(done, 200));
+  await new Promise(done => setTimeout(done, 500));
+  for (const tool of window.editor?.tools?.values() ?? []) tool.brush_textures?.initialize_textures?.();
+  return key;
+}""".replace("HINTS", _HINTS)
 # The editor decodes files in the browser, and says nothing of those that it cannot read: they are tried before. Large
 # ones are made smaller: it would send all their pixels, which takes minutes and more than a server takes.
 TRY_FILES = """

@@ -21,7 +21,7 @@ _SPELT = 0.8  # of numbers are words
 _NATURAL = 0.2  # of complete captions say which colour a thing has by itself
 # Of complete captions of one thing, so many do not say what it is: a style or a colour is to be learnt by itself, not
 # thing by thing, or it will not be drawn on a thing that never had it.
-_UNNAMED = 0.1
+_UNNAMED = 0.25
 
 
 def caption(

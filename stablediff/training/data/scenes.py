@@ -20,6 +20,7 @@ KINDS = ("single", "colour", "size", "background", "pair", "count")
 ALONE = 0.92  # side of an icon that has the canvas for itself
 _HALF, _THIRD = 0.45, 0.31
 _TRIES = 200
+_PAINTED = 0.5  # of the things in a pair; two in two colours are what is learnt last
 # (x, y, size) of two, three or four of a thing.
 _LAYOUTS: dict[int, tuple[tuple[tuple[float, float, float], ...], ...]] = {
     2: (((0.26, 0.5, _HALF), (0.74, 0.5, _HALF)),),
@@ -143,7 +144,7 @@ class Sampler:
         if without_colour(first) == without_colour(second) or self._split.holds_out_pair(first, second):
             return None
         upright = rng.random() < 0.5
-        painted = rng.random(2) < 0.25
+        painted = rng.random(2) < _PAINTED
         items = []
         for thing, near, paint in zip((first, second), (0.26, 0.74), painted, strict=True):
             icon = next(icon for icon in self._by_thing[thing] if icon.style == style)
