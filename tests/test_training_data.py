@@ -130,7 +130,7 @@ def test_the_form_that_users_are_told_of_is_the_most_common(icons):
     said = captions(one("red apple"), icons, 2000)
     common = {text: said.count(text) / len(said) for text in set(said)}
     assert max(common, key=common.__getitem__) in ("red apple, flat style", "red apple")
-    assert common["red apple, flat style"] > 0.25
+    assert common["red apple, flat style"] > 0.2
     assert 0.1 < common["red apple"] < 0.35
     for form in ("a red apple in flat style", "flat red apple sticker", "apple, flat style"):
         assert common[form] > 0.01
@@ -160,7 +160,7 @@ def test_places_are_told_from_either_side(icons):
 
 def test_some_captions_say_only_how_it_looks(icons):
     said = captions(one("red apple"), icons, 2000)
-    assert 0.02 < sum("something" in text for text in said) / len(said) < 0.12
+    assert 0.1 < sum("something" in text for text in said) / len(said) < 0.2
     assert {"something, flat style", "red something, flat style"} <= set(said)
     assert not any("apple" in text for text in said if "something" in text)
     painted_ = captions(one("red apple", kind="colour", colour="blue"), icons, 1000, language="ru")

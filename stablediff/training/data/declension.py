@@ -5,7 +5,7 @@ that its ending contradicts.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from stablediff.errors import DataError
 from stablediff.training.data.agreement import gender
@@ -20,11 +20,7 @@ _MORE = {3: "три", 4: "четыре"}
 def declined(name: str, case: str) -> str | None:
     """ "красное яблоко", GENITIVE -> "красного яблока"; None where that is not known."""
     phrase = _parse(name)
-    if phrase is None:
-        return None
-    adjectives, noun, rest = phrase
-    own = {case, "sing", noun.tag.gender}
-    return _join([word.inflect(own) for word in adjectives], noun.inflect({case, "sing"}), rest)
+    return phrase and phrase.inflected({case, "sing", phrase.noun.tag.gender}, {case, "sing"})
 
 
 @cache
@@ -33,15 +29,27 @@ def counted(name: str, number: int) -> str | None:
     phrase = _parse(name)
     if phrase is None:
         return None
-    adjectives, noun, rest = phrase
-    kind = _GENDERS[noun.tag.gender]
-    form = {"nomn" if kind == "f" else GENITIVE, "plur"}  # "две красные рыбы", but "два красных шара"
-    many = _join([word.inflect(form) for word in adjectives], noun.inflect({GENITIVE, "sing"}), rest)
-    return None if many is None else f"{_TWO[kind] if number == 2 else _MORE[number]} {many}"
+    kind = _GENDERS[phrase.noun.tag.gender]
+    # "две красные рыбы", but "два красных шара"
+    many = phrase.inflected({"nomn" if kind == "f" else GENITIVE, "plur"}, {GENITIVE, "sing"})
+    return many and f"{_TWO[kind] if number == 2 else _MORE[number]} {many}"
 
 
-def _parse(name: str) -> tuple[list[Any], Any, list[str]] | None:
+class _Phrase(NamedTuple):
     """Adjectives, the noun that they belong to, and what follows it and stays as it is."""
+
+    adjectives: list[Any]
+    noun: Any
+    rest: list[str]
+
+    def inflected(self, adjectives: set[str], noun: set[str]) -> str | None:
+        words = [*(word.inflect(adjectives) for word in self.adjectives), self.noun.inflect(noun)]
+        if None in words:
+            return None
+        return " ".join([*(word.word for word in words), *self.rest]).replace("ё", "е")
+
+
+def _parse(name: str) -> _Phrase | None:
     words = name.split()
     adjectives: list[Any] = []
     for number, word in enumerate(words):
@@ -54,7 +62,7 @@ def _parse(name: str) -> tuple[list[Any], Any, list[str]] | None:
             agrees = all(adjective.tag.gender == noun.tag.gender for adjective in adjectives)
             sure = gender(name) in (None, _GENDERS[noun.tag.gender])
             rest = words[number + 1 :]
-            return (adjectives, noun, rest) if agrees and sure and "и" not in rest else None
+            return _Phrase(adjectives, noun, rest) if agrees and sure and "и" not in rest else None
         else:
             return None
     return None
@@ -69,12 +77,6 @@ def _reading(word: str, kinds: set[str]) -> Any | None:
         if reading.tag.POS in kinds and reading.tag.case == "nomn" and reading.tag.number == "sing":
             return reading
     return None
-
-
-def _join(adjectives: list[Any], noun: Any, rest: list[str]) -> str | None:
-    if noun is None or None in adjectives:
-        return None
-    return " ".join([*(word.word for word in (*adjectives, noun)), *rest]).replace("ё", "е")
 
 
 @cache
