@@ -52,8 +52,8 @@ TEXTS = {
     "knows_more": (
         "It also draws “three apples”, “a fox to the left of a banana” and “a fox above a banana”, though not every "
         "picture comes out right. Two things in two colours seldom do.",
-        "Рисует и «яблоко, три штуки», и «лиса слева, банан справа», и «лиса сверху, банан снизу», хотя удаётся не "
-        "каждая картинка. Два предмета разных цветов удаются редко.",
+        "Рисует и «три яблока», и «лиса слева, банан справа», и «лиса сверху, банан снизу», хотя удаётся не каждая "
+        "картинка. Два предмета разных цветов удаются редко.",
     ),
     "draw": ("Draw", "Нарисовать"),
     "stop": ("Stop", "Стоп"),
