@@ -2,11 +2,13 @@
 
 import io
 import re
+import time
 from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, PATIENCE, PHONE, PIXELS, Browser, Page, draw, expect, go_to, open_page, tell, visiting
 from PIL import Image
+from playwright.sync_api import Route
 
 from stablediff import Request, RequestError
 from stablediff.images import fit_image, png_bytes
@@ -51,6 +53,7 @@ def test_what_was_painted_and_set_comes_back_after_a_refresh(browser: Browser, a
         page.fill("#strength input[type=number]", "0.9")
         page.press("#strength input[type=number]", "Tab")
         first = edited_where_painted(page, photo)
+        page.route(re.compile("file="), late)
         open_page(page, address)
         go_to(page, "edit")
         expect(page.locator("#edit-prompt textarea")).to_have_value("green apple, flat style", timeout=PATIENCE)
@@ -142,6 +145,11 @@ def paint(page: Page) -> None:
         if is_painted(page, x, y):
             return
     raise AssertionError("the editor never took the stroke")
+
+
+def late(route: Route) -> None:
+    time.sleep(1)
+    route.continue_()
 
 
 def see_paint(page: Page) -> None:

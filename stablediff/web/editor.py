@@ -13,16 +13,17 @@ _HINTS = json.dumps([text("edit_drop", language) for language in LANGUAGES])  # 
 WHEN_THE_CANVAS_IS_THERE = """async key => {
   const canvas = () => document.querySelector('#editor canvas');
   while (!canvas() || !canvas().width) await new Promise(done => setTimeout(done, 200));
+  await window.editor?.ready;
   await new Promise(done => setTimeout(done, 500));
   return key;
 }"""
 WHEN_THE_PICTURE_IS_THERE = """async key => {
-  const empty = () => HINTS.some(hint => document.querySelector('#editor').innerText.includes(hint));
-  for (let left = 100; left && empty(); left--) await new Promise(done => setTimeout(done, 200));
+  for (let left = 100; left && !window.editor?.background_image; left--)
+    await new Promise(done => setTimeout(done, 200));
   await new Promise(done => setTimeout(done, 500));
   for (const tool of window.editor?.tools?.values() ?? []) tool.brush_textures?.initialize_textures?.();
   return key;
-}""".replace("HINTS", _HINTS)
+}"""
 # The editor decodes files in the browser, and says nothing of those that it cannot read: they are tried before. Large
 # ones are made smaller: it would send all their pixels, which takes minutes and more than a server takes.
 TRY_FILES = """
