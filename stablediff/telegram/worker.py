@@ -244,11 +244,12 @@ class Worker:
             )
             if words == said:
                 continue
+            preview, progress.preview = progress.preview, None
             try:
-                preview, progress.preview = progress.preview, None
                 await self._show(job, current.status_id, words, preview)
                 said = words
             except TelegramError as error:
+                progress.preview = progress.preview or preview  # it was in nobody's sight yet
                 log.info("job %d: progress was not told: %s", job.id, error)
 
     async def _show(self, job: Job, message: int, words: str, preview: Image.Image | None) -> None:
