@@ -110,9 +110,13 @@ def _parser(asked: str = "") -> argparse.ArgumentParser:
     draw.add_argument("--eta", type=_number, metavar="X", help="fresh noise in ddim and euler_ancestral, 0 to 1")
     draw.add_argument("--seed", type=_whole, metavar="N", help="the same seed draws the same picture")
     draw.add_argument("--size", type=_size, metavar="WxH", help="in pixels, as 512x512")
-    draw.add_argument("--num-images", "--pictures", type=_whole, metavar="N", help="pictures, with the seeds N, N+1, …")
-    draw.add_argument("--init", type=Path, metavar="FILE", help="a picture to start from")
-    draw.add_argument("--mask", type=Path, metavar="FILE", help="draw only where this picture is white")
+    draw.add_argument(
+        "--num-images", "--pictures", type=_whole, metavar="N", help="so many pictures, each of the next seed"
+    )
+    draw.add_argument("--init", type=_file, metavar="FILE", help="a picture to start from")
+    draw.add_argument(
+        "--mask", type=_file, metavar="FILE", help="draw only where this picture is white, with a soft edge"
+    )
     draw.add_argument(
         "--strength", type=_number, metavar="X", help="how much to change --init, up to 1 (which --mask has by itself)"
     )
@@ -124,7 +128,7 @@ def _parser(asked: str = "") -> argparse.ArgumentParser:
         help="merge this LoRA into the model (a file, folder or hub id), as detail.safetensors:0.8; can be repeated",
     )
     draw.add_argument("--decoder", metavar="FILE", help="a tiny decoder (TAESD's, or one like it): fast, a little soft")
-    draw.add_argument("--like", type=Path, metavar="FILE.png", help="take all settings from this picture's recipe")
+    draw.add_argument("--like", type=_file, metavar="FILE.png", help="take all settings from this picture's recipe")
     _add_model_options(draw)
 
     models = commands.add_parser("models", help="list the models on this disk, or describe one")
@@ -168,6 +172,12 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="what the model predicts, if it is not as detected",
     )
     parser.add_argument("--allow-pickle", action="store_true", help="read .ckpt files (tensors only, never code)")
+
+
+def _file(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name is no file: write one, as photo.png")
+    return Path(text)
 
 
 def _whole(text: str) -> int:

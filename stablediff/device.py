@@ -21,6 +21,11 @@ class Compute:
     reason: str
     int8: bool = False  # the U-Net's large products, by models/int8.py
 
+    @property
+    def name(self) -> str:
+        """What the user asks for to have it, as "bfloat16"."""
+        return "int8" if self.int8 else _name(self.dtype)
+
     def vae_dtype(self, force_upcast: bool) -> torch.dtype:
         """The autoencoder's precision: some overflow in float16."""
         if self.dtype != torch.float16 or not force_upcast:

@@ -14,6 +14,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from stablediff import command
+from stablediff.device import DTYPES
 from stablediff.errors import RequestError, StableDiffError
 from stablediff.files import check_place
 from stablediff.generate import generate
@@ -23,11 +24,15 @@ from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline, load
 from stablediff.recipe import began_elsewhere, has_mask, not_understood, parse, starts_from_picture, wishes_of
 from stablediff.recipe import loras as recipe_loras
+from stablediff.recipe import precision as recipe_precision
 from stablediff.request import Request, ResolvedRequest
 from stablediff.result import Result, Update
 
 # Without the time that is left by the steps' mean: `generate` knows better.
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+
+# Beyond these shares of the width or height that a model was made for, its user is warned.
+_SMALL, _LARGE = 0.6, 2.0
 
 # What a request's fields are called here, where they have another name.
 _OPTIONS = {
@@ -55,6 +60,8 @@ def draw_pictures(arguments: argparse.Namespace) -> int:
     for index in range(request.num_images):  # said before the work, not after it
         _check_out(_numbered(arguments.out or Path("picture.png"), index, request.num_images))
     pipeline = _load(arguments)
+    if arguments.like is not None:
+        _compare_precision(arguments.like, pipeline.compute.name)
     result, failure = _draw(pipeline, request)
     if result is not None:
         failure = _save(result, arguments.out, pipeline) or failure
@@ -89,6 +96,16 @@ def _save(result: Result, out: Path | None, pipeline: Pipeline) -> StableDiffErr
     paths, seeds = (", ".join(str(entry[i]) for entry in lost) for i in (0, 1))
     again = f"--seed {seeds} draws the same picture again" if len(lost) == 1 else f"they had the seeds {seeds}"
     return StableDiffError(f"cannot write {paths}: {lost[0][2]}. Free some space or choose another --out; {again}")
+
+
+def _compare_precision(like: Path, ours: str) -> None:
+    theirs = recipe_precision(read_parameters(like) or "")
+    if theirs in (*DTYPES, "int8") and theirs != ours:
+        print(
+            f"note: {like} was drawn in {theirs} and this will be in {ours}, which is a little different: --dtype "
+            f"{theirs} repeats it exactly, on the same machine",
+            file=sys.stderr,
+        )
 
 
 def _request(arguments: argparse.Namespace) -> Request:
@@ -167,7 +184,7 @@ def _in_options(error: RequestError) -> RequestError:
 def _check_out(out: Path) -> None:
     """Says before the work, not after it, that the picture could not be kept."""
     if out.suffix.lower() != ".png":
-        name = out.stem.strip(".") or "picture"
+        name = out.parent / (out.stem.strip(".") or "picture")
         raise RequestError(
             f"--out {out} does not end in .png, the format that keeps the picture's recipe: call it {name}.png"
         )
@@ -244,7 +261,8 @@ def _draw(pipeline: Pipeline, request: Request) -> tuple[Result | None, StableDi
                         told = len(event.notes)  # said now, and not once more at the end
                         for note in event.notes:
                             bar.write(f"note: {note}{_where_known(note, pipeline)}", file=sys.stderr)
-                        bar.write(_estimate(event.request, event.seconds_left, event.memory), file=sys.stderr)
+                        estimate = _estimate(event.request, event.seconds_left, event.memory)
+                        bar.write(estimate + _unusual(event.request, pipeline), file=sys.stderr)
                     bar.total = event.total
                     bar.set_description(event.stage, refresh=False)
                     bar.set_postfix_str(_left(event.seconds_left), refresh=False)
@@ -285,6 +303,15 @@ def _estimate(request: ResolvedRequest, seconds: float | None, memory: float) ->
     if seconds is None:
         return f"{what}: {needed}; the time is known from the second picture on"
     return f"{what}: {_about(seconds)} and {needed}"
+
+
+def _unusual(request: ResolvedRequest, pipeline: Pipeline) -> str:
+    """Behind the estimate of a size that is far from what the model has seen."""
+    usual = pipeline.config.defaults
+    wide, high = request.width / usual.width, request.height / usual.height
+    if min(wide, high) >= _SMALL and max(wide, high) <= _LARGE:
+        return ""
+    return f"; the model was made for {usual.width}x{usual.height}, and this size may come out badly"
 
 
 def _about(seconds: float) -> str:

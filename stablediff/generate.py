@@ -145,6 +145,7 @@ class _Run:
             notes=tuple(self.notes),
             stopped=stopped,
             loras=self.pipeline.loras,
+            precision=self.pipeline.compute.name,
         )
 
     def plan(self, batch_size: int, images_left: int) -> None:

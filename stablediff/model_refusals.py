@@ -57,7 +57,7 @@ MODEL_REFUSALS = {
         r"the (sizes|settings) (of|in) .+ do not fit together .*": "части модели не подходят друг к другу: " + _AGAIN,
         r"the tensors of this file do not fit together .*": "части файла не подходят друг к другу: " + _AGAIN,
         r"(?P<name>.+) holds .+ numbers, which are not weights: .*": "{name}: это не веса, " + _AGAIN,
-        r"(?P<file>.+) holds no table of named tensors\. .*": "{file}: это не модель Stable Diffusion",
+        r"(?P<file>.+) holds no table of named tensors: .*": "{file}: это не модель Stable Diffusion",
         r"the tokenizer in .+ does not fit its text encoder: .*": "словарь модели не подходит к ней: " + _AGAIN,
         r"this (U-Net|autoencoder|text encoder) lacks .+": "в модели не хватает частей: " + _AGAIN,
         r"this U-Net has a single level, .*": "у этой U-Net всего один уровень: файл, возможно, повреждён",

@@ -27,9 +27,14 @@ _VALUE = re.compile(r'"(?:\\.|[^\\"])*"|[^,]*')
 
 
 def to_text(
-    request: ResolvedRequest, seed: int, model: str, version: str, loras: Sequence[tuple[str, float]] = ()
+    request: ResolvedRequest,
+    seed: int,
+    model: str,
+    version: str,
+    loras: Sequence[tuple[str, float]] = (),
+    precision: str | None = None,
 ) -> str:
-    """The recipe of one picture of a resolved request. `loras`: names and scales."""
+    """The recipe of one picture of a resolved request. `loras`: names and scales; `precision` as "bfloat16"."""
     levels = [level + 0.0 for level in request.guidance_interval or ()]  # -0.0 is 0.0
     items: dict[str, object] = {
         "Steps": request.num_steps,
@@ -40,6 +45,7 @@ def to_text(
         "Size": f"{request.width}x{request.height}",
         "Model": model,
         "Lora": ", ".join(f"{name}:{scale:g}" for name, scale in loras) or None,
+        "Precision": precision,
         "Eta": request.eta,
         "CFG rescale": request.guidance_rescale or None,
         "CFG interval": "{}-{}".format(*levels) if levels else None,
@@ -69,7 +75,7 @@ def _join(request: Request, items: dict[str, object]) -> str:
 
 def _quote(value: object) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if re.search(r'[,:"\n]', text) else text
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[,:"\n]|^\s|\s$', text) else text
 
 
 def parse(text: str) -> dict[str, str]:
@@ -118,6 +124,9 @@ def to_request(text: str) -> Request:
     return Request(**wishes_of(text))
 
 
+_ANEW = "give it anew, or set what it says yourself"
+
+
 def wishes_of(text: str) -> dict[str, Any]:
     """What a recipe says, by the names of a request's fields. Raises RequestError for what should be a number."""
     fields = parse(text)
@@ -126,13 +135,15 @@ def wishes_of(text: str) -> dict[str, Any]:
         try:
             return float(fields[name]) if name in fields else None
         except ValueError as error:
-            raise RequestError(f"the recipe has {name}: {fields[name][:40]!r}, which is no number") from error
+            raise RequestError(f"the recipe has {name}: {fields[name][:40]!r}, which is no number: {_ANEW}") from error
 
     def whole(name: str) -> int | None:
         try:
             return int(fields[name]) if name in fields else None
         except ValueError as error:
-            raise RequestError(f"the recipe has {name}: {fields[name][:40]!r}, which is no whole number") from error
+            raise RequestError(
+                f"the recipe has {name}: {fields[name][:40]!r}, which is no whole number: {_ANEW}"
+            ) from error
 
     sampler, spacing = _sampler(fields.get("Sampler", ""))
     named = fields.get("Schedule type", "").lower().replace(" ", "_")
@@ -161,6 +172,11 @@ def starts_from_picture(text: str) -> bool:
     """Whether another picture was what it began with; a second, larger pass (the web UI's) has a strength as well."""
     fields = parse(text)
     return "Denoising strength" in fields and not any(name.startswith("Hires ") for name in fields)
+
+
+def precision(text: str) -> str | None:
+    """What the networks computed in, if a recipe says so: of a picture it decides the last bits, and in int8 more."""
+    return parse(text).get("Precision")
 
 
 def has_mask(text: str) -> bool:

@@ -60,7 +60,7 @@ REFUSALS = {
             "{value}: это не интервал. Напишите два уровня шума, сначала меньший: 0.28-5.42 или 0.28- (без границы)"
         ),
         r"there is a mask_image and no init_image: .*": "есть маска, но нет картинки: добавьте картинку",
-        r"the recipe has (?P<name>.+): (?P<value>.+), which is no (whole )?number": (
+        r"the recipe has (?P<name>.+): (?P<value>.+), which is no (whole )?number: .*": (
             "в рецепте {name}: {value}, а это не число"
         ),
         r"the recipe has (?P<count>\S+) characters: at most (?P<high>\S+) are read": (

@@ -287,7 +287,7 @@ def _is_number(value: object) -> bool:
 def _shown(value: object) -> str:
     """A wrong value, as far as a message has room for it."""
     if isinstance(value, int) and abs(value) >= 2**64:  # Python itself refuses to write out the longest
-        return f"about {'-' if value < 0 else ''}2^{value.bit_length()}"
+        return f"about {'-' if value < 0 else ''}2^{math.log2(abs(value)):.0f}"
     return reprlib.repr(value)
 
 

@@ -39,10 +39,12 @@ class Result:
     notes: tuple[str, ...] = ()  # what happened on the way that the user should know
     stopped: bool = False
     loras: tuple[tuple[str, float], ...] = ()  # names and scales
+    precision: str | None = None  # of the networks, as "bfloat16"
 
     def parameters(self, index: int) -> str:
         """The recipe of one picture, in the form that other programs read."""
-        return recipe.to_text(self.request, self.seeds[index], self.model, __version__, self.loras)
+        seed, made_with = self.seeds[index], (self.loras, self.precision)
+        return recipe.to_text(self.request, seed, self.model, __version__, *made_with)
 
     def save(self, path: str | Path, index: int = 0) -> None:
         """One picture as a PNG that carries its recipe. Raises OSError."""

@@ -48,6 +48,43 @@ def test_shortcuts_are_measured_beside_the_plain_way(
     assert (tmp_path / report.with_suffix(".png").name).is_file()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--levers", "--model", "nonsense"], "there is no model 'nonsense'"),
+        (["--growth", "--model", "nonsense", "--out", "new/report"], "there is no model 'nonsense'"),
+        (["--levers", "--decoder", "nope.safetensors", "--out", "new"], "nope.safetensors"),
+    ],
+)
+def test_a_refusal_comes_at_once_and_leaves_nothing_behind(
+    arguments: list[str],
+    words: str,
+    tiny_model: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def heavy(*_: object, **options: object) -> None:
+        raise AssertionError(f"{options} was loaded before the decoder")
+
+    monkeypatch.chdir(tmp_path)
+    if "--decoder" in arguments:
+        arguments = [*arguments, "--model", str(tiny_model("sd1").folder)]
+        real = levers.load
+        monkeypatch.setattr(
+            levers, "load", lambda *names, **how: (heavy if {"compiled", "dtype"} & how.keys() else real)(*names, **how)
+        )
+    assert main(["bench", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_where_a_file_is_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").touch()
+    assert main(["bench", "--growth", "--out", str(tmp_path / "file")]) == 2
+    assert f"cannot write --out {tmp_path / 'file'}: it is no folder" in capsys.readouterr().err
+
+
 def test_where_a_sampler_that_adds_noise_would_come_to_is_not_asked(toy: Pipeline, tmp_path: Path):
     measured = levers.Measured(0.2, [0.1], [math.nan], [0.1], [0.1], [Image.new("RGB", (8, 8))])
     for wishes, shown in (({"sampler": "euler"}, 0.0), ({"sampler": "lcm"}, None), ({"num_steps": 300}, None)):

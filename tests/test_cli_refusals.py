@@ -3,6 +3,7 @@
 import os
 import resource
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,7 +140,7 @@ def test_what_is_no_model_is_refused_by_name(run, tmp_path: Path, make, words: l
     ("out", "words"),
     [
         ("picture.jpg", ["picture.jpg does not end in .png", "call it picture.png"]),
-        ("picture", ["picture does not end in .png"]),
+        ("sub/picture", ["sub/picture does not end in .png", "call it", "sub/picture.png"]),
         ("", ["does not end in .png", "call it picture.png"]),
         (".png", ["call it png.png"]),
         ("pipe.png", ["pipe.png: it is no ordinary file. Choose another place"]),
@@ -174,6 +175,34 @@ def test_a_refusal_leaves_no_folder_behind(run, tmp_path: Path):
 @pytest.mark.usefixtures("loaded")
 def test_a_budget_too_small_for_a_step_is_refused_in_a_line(run):
     assert "--seconds is 1e-06, and one step takes about" in run("generate", "a cat", "--seconds", "1e-6").err
+
+
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize(
+    ("usual", "size", "unusual"),
+    [(64, "64x64", False), (64, "64x128", False), (64, "64x136", True), (120, "72x120", False), (120, "120x64", True)],
+)
+def test_a_size_far_from_the_models_own_is_told_before_the_work(
+    run, loaded: Pipeline, usual: int, size: str, unusual: bool, monkeypatch: pytest.MonkeyPatch
+):
+    defaults = replace(loaded.config.defaults, width=usual, height=usual)
+    monkeypatch.setattr(loaded, "config", replace(loaded.config, defaults=defaults))
+    outcome = run("generate", "a cat", "--steps", "1", "--size", size)
+    assert outcome.code == 0
+    assert f"{size}, 1 steps of " in outcome.err.splitlines()[1]
+    assert (f"; the model was made for {usual}x{usual}, and this size may come out badly" in outcome.err) == unusual
+
+
+@pytest.mark.usefixtures("loaded")
+def test_like_says_if_the_precision_was_another(run):
+    run("generate", "a cat", *QUICK, "--out", "one.png")
+    again = ["generate", "--like", "one.png", "--out", "two.png"]
+    recipe = read_parameters(Path("one.png"))
+    assert "was drawn in" not in run(*again).err
+    for theirs, told in (("int8", True), ("thirteen bits", False)):
+        save_png(Image.open("one.png"), Path("one.png"), recipe.replace("Precision: float32", f"Precision: {theirs}"))
+        said = "note: one.png was drawn in int8 and this will be in float32, which is a little different: --dtype int8"
+        assert (said in run(*again).err) == told
 
 
 @pytest.mark.usefixtures("loaded")

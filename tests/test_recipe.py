@@ -19,6 +19,7 @@ from stablediff.recipe import (
     loras,
     not_understood,
     parse,
+    precision,
     starts_from_picture,
     to_request,
     to_text,
@@ -72,6 +73,7 @@ def assert_same(found: Request, expected: Request) -> None:
 @example(Request(prompt="a\nNegative prompt: b", seed=0).resolve(Defaults()), "toy")
 @example(Request(prompt="Negative prompt: b\nSteps: 3, Seed: 9", seed=0).resolve(Defaults()), "a, b: c")
 @example(Request(prompt="  spaces \n\n", negative_prompt="\n", seed=0).resolve(Defaults()), '"')
+@example(Request(prompt="Negative prompt: ", negative_prompt="\r", seed=0).resolve(Defaults()), " toy ")
 def test_a_request_comes_back_exactly(request_: Request, model: str):
     assert_same(to_request(to_text(request_, request_.seed, model, "1.0")), request_)
 
@@ -180,7 +182,7 @@ def test_samplers_are_known_by_their_labels(name: str):
         ("Steps: 20, CFG scale: nan", "guidance_scale is nan"),
         ("Steps: 20, Seed: 1.5", "Seed: '1.5', which is no whole number"),
         ("Steps: 20, Size: 511x512", "width is 511: choose a multiple of 8"),
-        ("Steps: 99999999999999999999999", "num_steps is about 2^77: choose 1 to 1000"),
+        ("Steps: 99999999999999999999999", "num_steps is about 2^76: choose 1 to 1000"),
     ],
 )
 def test_values_beyond_our_bounds_are_refused(line: str, message: str):
@@ -254,6 +256,15 @@ def test_loras_are_named_in_the_recipe():
     assert loras(text) == "detail:0.8, a, b: c:1"
     assert_same(to_request(text), request)
     assert loras(to_text(request, 7, "toy", "1.0")) is None
+
+
+def test_the_precision_is_named_in_the_recipe():
+    request = Request(prompt="a cat", seed=7).resolve(Defaults())
+    text = to_text(request, 7, "toy", "1.0", precision="int8")
+    assert "Model: toy, Precision: int8, " in text
+    assert precision(text) == "int8"
+    assert_same(to_request(text), request)
+    assert precision(to_text(request, 7, "toy", "1.0")) is None
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def test_killed_while_saving_the_old_model_or_the_new_one_loads(times: int, tmp_
         pipeline = load_f32(folder)
         numbers = {float(t.flatten()[0]) for part in (pipeline.unet, pipeline.vae) for t in part.parameters()}
         assert len(numbers) == 1, "parts of two saves"
-        for left in tmp_path.glob(".model.*"):
+        for left in tmp_path.glob(".stablediff.*"):
             shutil.rmtree(left)
 
 

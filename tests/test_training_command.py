@@ -234,4 +234,4 @@ def test_data_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_a_config_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "autoencoder", "none.toml"]) == 2
-    assert "the ready ones are in configs/" in capsys.readouterr().err
+    assert "the ready ones are in configs/ of the project" in capsys.readouterr().err

@@ -93,9 +93,8 @@ def _bench(arguments: argparse.Namespace) -> int:
         pictures=arguments.pictures or _PICTURES,
     )
     report = arguments.report or out / "report"
-    _check_writable(out, "--out")
-    _check_writable(report, "--report")
-    with _alone(out), _no_orphans():
+    with _alone(out, "--out"), _no_orphans():
+        _check_writable(report, "--report")
         if arguments.fresh:
             _forget(settings)
         run(settings, _say)
@@ -125,8 +124,11 @@ def _check_belongs(arguments: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Two at once would disturb each other's times, and write into each other's files. Raises RequestError."""
+def _alone(out: Path, option: str) -> Iterator[None]:
+    """Two at once would disturb each other's times, and write into each other's files. Where nothing came out, nothing
+    stays behind. Raises RequestError."""
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    _check_writable(out, option)
     lock = FileLock(out / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -135,7 +137,12 @@ def _alone(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):  # Windows removes it at the release
+            Path(lock.lock_file).unlink()
         lock.release()
+        with contextlib.suppress(OSError):  # the first that is not empty
+            for folder in new:
+                folder.rmdir()
 
 
 def _check_writable(folder: Path, option: str) -> None:
@@ -144,7 +151,8 @@ def _check_writable(folder: Path, option: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise RequestError(f"cannot write {option} {folder}: {error.strerror}. Choose another place") from error
+        why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
+        raise RequestError(f"cannot write {option} {folder}: {why}. Choose another place") from error
 
 
 @contextlib.contextmanager
@@ -176,8 +184,7 @@ def _own(arguments: argparse.Namespace) -> int:
     plain = Request(num_steps=arguments.steps)
     model, rounds, threads = arguments.model or DEFAULT_MODEL, arguments.rounds, arguments.threads
     out = arguments.report or arguments.out or Path("runs/bench/report")
-    _check_writable(out, "--report" if arguments.report else "--out")
-    with _alone(out):
+    with _alone(out, "--report" if arguments.report else "--out"):
         if arguments.growth:
             pipeline, series = measure_growth(model, plain, rounds, _say)
             print(write_growth(pipeline, plain, series, out, threads))

@@ -75,12 +75,12 @@ def levers_for(pipeline: Pipeline, plain: Request, decoder: str | None) -> list[
         *(Lever(f"deep layers at 1 call of {n}", {"cache_interval": n}) for n in (2, 3, 5)),
         *(Lever(f"{share:.0%} of the tokens merged", {"merged_tokens": share}) for share in (0.25, 0.5)),
     ]
+    if decoder:  # before what takes long to load, as its file may be none
+        levers.append(Lever("tiny decoder", loading={"decoder": decoder}))
     if pipeline.device.type == "cpu" and cpu_computes_int8() and not pipeline.compute.int8:
         levers.append(Lever("U-Net in int8", loading={"dtype": "int8"}))
     if not pipeline.unet.compiled and can_compile(pipeline.device):
         levers.append(Lever("U-Net compiled", loading={"compiled": True}))
-    if decoder:
-        levers.append(Lever("tiny decoder", loading={"decoder": decoder}))
     return levers
 
 

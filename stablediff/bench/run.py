@@ -113,6 +113,7 @@ def run(settings: Settings, say: Say) -> None:
         if is_done(settings, turn):
             say(f"{name}: kept from before")
             continue
+        say(f"{turn.workload.name} {turn.lane}: {turn.engine} is at work")
         result = _take(settings, turn)
         write_whole(path, json.dumps(result, indent=1).encode())
         warm = sorted(result.get("warm", []))

@@ -131,7 +131,9 @@ def _only_lora(folder: Path) -> Path:
 
 def _only_safetensors(path: Path, what: str = "LoRA") -> Path:
     if path.suffix.lower() != ".safetensors":
-        raise CheckpointError(f"{path} does not end in .safetensors, and only such files are read as {what}")
+        raise CheckpointError(
+            f"{path} does not end in .safetensors, and only such files are read as {what}: take that version of it"
+        )
     return path
 
 

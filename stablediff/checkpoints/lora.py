@@ -1,8 +1,6 @@
 """LoRA files -> deltas attached to networks, and back. Strict: every tensor must have its place, and fit there."""
 
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,10 +13,10 @@ from stablediff.checkpoints import lora_names
 from stablediff.checkpoints.fill import KIND_NAMES, NoInit
 from stablediff.checkpoints.locate import LORA_FILE, locate_lora
 from stablediff.checkpoints.lora_alpha import ADAPTER_SETTINGS, AdapterSettings, to_alpha, to_settings
-from stablediff.checkpoints.save import sync
 from stablediff.checkpoints.settings import kind_of
 from stablediff.checkpoints.tensors import SafetensorsSource
 from stablediff.errors import CheckpointError
+from stablediff.files import draft_of
 from stablediff.models.lora import attach, check_scale, lora_state, refuse_attached
 from stablediff.models.unet import UNet
 
@@ -177,22 +175,11 @@ def save_lora(path: str | Path, networks: Networks, *, overwrite: bool = False) 
     }
     if not state:
         raise CheckpointError("no LoRA is attached to these networks: attach_lora first, then save")
-    draft: Path | None = None
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        os.close(handle)
-        draft = Path(name)
-        save_file(state, draft, metadata={"format": "pt", ADAPTER_SETTINGS: to_settings(networks)})
-        draft.chmod(0o644)  # temporary files are private
-        sync(draft)
-        draft.replace(file)
-        sync(file.parent)
+        with draft_of(file, lasting=True) as draft:
+            save_file(state, draft, metadata={"format": "pt", ADAPTER_SETTINGS: to_settings(networks)})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"cannot save {file} ({error}): free some space or choose another place; nothing that was there is lost"
         ) from error
-    finally:
-        if draft is not None:
-            draft.unlink(missing_ok=True)
     return file

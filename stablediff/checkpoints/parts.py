@@ -4,7 +4,6 @@ A folder is either the part's own (config.json and weights) or a whole model's, 
 """
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from stablediff.checkpoints.fill import Builder
 from stablediff.checkpoints.load import weight_files
 from stablediff.checkpoints.save import (
     clip_settings,
+    draft_folder,
     replace_folder,
     transformers_name,
     vae_settings,
@@ -113,8 +113,7 @@ def _draft(folder: Path, part: str) -> Iterator[Path]:
     draft: Path | None = None
     try:
         with _told(folder / part):
-            folder.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=f".{part}.", dir=folder))
+            draft = draft_folder(folder / part)
             yield draft
             replace_folder(draft, folder / part)
     finally:

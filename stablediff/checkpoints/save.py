@@ -1,10 +1,8 @@
 """Models -> a diffusers folder that the reference libraries load too; whole, or not at all."""
 
-import contextlib
 import json
-import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch import nn
 from stablediff.checkpoints.suggest import DEFAULTS
 from stablediff.config import CLIPConfig, ModelConfig, UNetConfig, VAEConfig
 from stablediff.errors import CheckpointError
+from stablediff.files import draft_of, sync
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.models.tokenizer import CLIP_START, Tokenizer
 from stablediff.models.unet import UNet
@@ -49,8 +48,7 @@ def save_parts(
         raise CheckpointError(f"{dtype!r} is no precision for weights: choose torch.float16 or another float")
     check_replaceable(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        draft = draft_folder(folder)
     except OSError as error:
         raise CheckpointError(f"cannot write beside {folder}: {error.strerror}. Choose another place.") from error
     try:
@@ -101,6 +99,13 @@ def check_replaceable(folder: Path) -> None:
             raise CheckpointError(f"{there} is there and is no model: move it away, or choose another name")
 
 
+def draft_folder(folder: Path) -> Path:
+    """A new folder beside `folder`, whose place it is to take. Raises OSError."""
+    draft = folder.parent / f".stablediff.{secrets.token_hex(8)}"
+    draft.mkdir(parents=True)
+    return draft
+
+
 def _previous(folder: Path) -> Path:
     return folder.with_name(folder.name + ".previous")
 
@@ -108,7 +113,6 @@ def _previous(folder: Path) -> Path:
 def replace_folder(draft: Path, folder: Path) -> None:
     """Puts `draft` in the place of `folder`; between the two renames, `locate` finds the former one."""
     check_replaceable(folder)
-    draft.chmod(0o755)  # temporary folders are private
     _sync_tree(draft)
     previous = _previous(folder)
     if folder.exists():
@@ -129,16 +133,6 @@ def _sync_tree(folder: Path) -> None:
         sync(path)
 
 
-def sync(path: Path) -> None:
-    """Waits until a file, or a folder's list of names, is on the disk."""
-    with contextlib.suppress(PermissionError):  # Windows does not open folders
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def write_json(path: Path, settings: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -147,15 +141,14 @@ def write_json(path: Path, settings: dict[str, Any]) -> None:
 def write_weights(
     path: Path, module: nn.Module, rename: Any = lambda name: name, dtype: torch.dtype | None = None
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         rename(name): t.detach().to("cpu", dtype or t.dtype).contiguous() for name, t in module.state_dict().items()
     }
     try:
-        save_file(state, path, metadata={"format": "pt"})
+        with draft_of(path) as draft:
+            save_file(state, draft, metadata={"format": "pt"})
     except SafetensorError as error:  # what a full disk is to this library
         raise OSError(str(error)) from error
-    path.chmod(0o644)
 
 
 def transformers_name(name: str) -> str:

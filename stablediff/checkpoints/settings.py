@@ -1,6 +1,7 @@
 """The JSON files of a diffusers folder -> our configs. What we cannot draw with is refused here, by name."""
 
 import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,9 @@ from stablediff.config import CLIPConfig, Kind, ModelConfig, ScheduleConfig, UNe
 from stablediff.errors import CheckpointError
 
 Settings = Mapping[str, Any]
+
+_USUAL = "choose a usual Stable Diffusion model."
+_UNKNOWN = f"which this program does not know: {_USUAL}"
 
 
 def read_text(path: Path, limit: int) -> str:
@@ -54,7 +58,7 @@ def read_model_config(folder: Path) -> ModelConfig:
         penultimate = unet.added_conditioning == "text_time"
         text = tuple(clip_config(read_settings(folder / name / "config.json"), penultimate) for name in names)
         kind = kind_of(unet)
-        zero = bool(index.get("force_zeros_for_empty_prompt", kind == "sdxl"))
+        zero = _flag(index, "force_zeros_for_empty_prompt", default=kind == "sdxl")
         config = ModelConfig(kind, text, unet, vae, schedule, zero_empty_negative=zero)
         check_sizes(config)
     except KeyError as error:
@@ -91,36 +95,69 @@ def _refuse_others(settings: Settings, supported: Mapping[str, Any], what: str) 
             )
 
 
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or int(value) != value:
-        raise ValueError(f"{str(value)[:40]} is no whole number")
+def _value(settings: Settings, name: str, default: Any) -> Any:
+    """Null is what the reference library writes for what is not set."""
+    value = settings[name] if default is None else settings.get(name, default)
+    return default if value is None else value
+
+
+def _whole(settings: Settings, name: str, default: int | None = None) -> int:
+    return _as_whole(name, _value(settings, name, default))
+
+
+def _as_whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
+        raise ValueError(f"{name} is {reprlib.repr(value)}, and no whole number")
     return int(value)
 
 
-def _real(value: Any) -> float:
-    if isinstance(value, bool):
-        raise ValueError(f"{value} is no number")
+def _real(settings: Settings, name: str, default: float | None = None) -> float:
+    value = _value(settings, name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} is {reprlib.repr(value)}, and no number")
     return float(value)
 
 
+def _flag(settings: Settings, name: str, *, default: bool) -> bool:
+    value = _value(settings, name, default)
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {reprlib.repr(value)}, and neither true nor false")
+    return value
+
+
+def _levels(settings: Settings, name: str) -> list[Any]:
+    value = settings[name]
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is {reprlib.repr(value)}, and no list with an entry for each level")
+    return value
+
+
+def _widths(settings: Settings) -> tuple[int, ...]:
+    name = "block_out_channels"
+    return tuple(_as_whole(name, value) for value in _levels(settings, name))
+
+
 def clip_config(settings: Settings, penultimate: bool) -> CLIPConfig:
-    hidden = _whole(settings["hidden_size"])
+    hidden = _whole(settings, "hidden_size")
     activation = settings.get("hidden_act", "quick_gelu")
     if activation not in ("quick_gelu", "gelu"):
-        raise CheckpointError(f"this text encoder has hidden_act = {activation!r}: only quick_gelu and gelu are known.")
+        raise CheckpointError(
+            f"this text encoder has hidden_act = {activation!r}: only quick_gelu and gelu are known. "
+            "Take the text encoder of a Stable Diffusion model."
+        )
     architectures = settings.get("architectures") or ["CLIPTextModel"]
-    vocab_size = _whole(settings.get("vocab_size", 49408))
-    eos = _whole(settings.get("eos_token_id", 2))
+    vocab_size = _whole(settings, "vocab_size", 49408)
+    eos = _whole(settings, "eos_token_id", 2)
     return CLIPConfig(
         vocab_size=vocab_size,
         hidden_size=hidden,
-        intermediate_size=_whole(settings.get("intermediate_size", 4 * hidden)),
-        num_layers=_whole(settings["num_hidden_layers"]),
-        num_heads=_whole(settings["num_attention_heads"]),
-        max_length=_whole(settings.get("max_position_embeddings", 77)),
+        intermediate_size=_whole(settings, "intermediate_size", 4 * hidden),
+        num_layers=_whole(settings, "num_hidden_layers"),
+        num_heads=_whole(settings, "num_attention_heads"),
+        max_length=_whole(settings, "max_position_embeddings", 77),
         activation=activation,
-        layer_norm_eps=_real(settings.get("layer_norm_eps", 1e-5)),
-        projection_size=_whole(settings["projection_dim"]) if "CLIPTextModelWithProjection" in architectures else None,
+        layer_norm_eps=_real(settings, "layer_norm_eps", 1e-5),
+        projection_size=_whole(settings, "projection_dim") if "CLIPTextModelWithProjection" in architectures else None,
         # Old settings say 2 where they mean the end token, which is the last of CLIP's vocabulary.
         eos_token_id=vocab_size - 1 if eos == 2 else eos,
         context_layer=-2 if penultimate else -1,
@@ -158,74 +195,83 @@ def unet_config(settings: Settings) -> UNetConfig:
         },
         "U-Net",
     )
-    channels = tuple(map(_whole, settings["block_out_channels"]))
+    channels = _widths(settings)
     levels = len(channels)
-    down, up = settings["down_block_types"], settings["up_block_types"]
+    down, up = _levels(settings, "down_block_types"), _levels(settings, "up_block_types")
     known = {"CrossAttnDownBlock2D": True, "DownBlock2D": False, "CrossAttnUpBlock2D": True, "UpBlock2D": False}
     unknown = {*down, *up} - known.keys()
     if unknown:
-        raise CheckpointError(f"this U-Net has blocks of type {', '.join(unknown)}, which this program does not know.")
+        raise CheckpointError(f"this U-Net has blocks of type {', '.join(unknown)}, {_UNKNOWN}")
     has_attention = [known[name] for name in down]
     if len(down) != levels or has_attention != [known[name] for name in reversed(up)]:
-        raise CheckpointError(f"this U-Net goes down by {down} and up by {up}: only mirror images are supported.")
+        raise CheckpointError(
+            f"this U-Net goes down by {down} and up by {up}, and only mirror images are supported: {_USUAL}"
+        )
 
-    def per_level(value: Any) -> tuple[int, ...]:
-        return tuple(map(_whole, value)) if isinstance(value, (list, tuple)) else (_whole(value),) * levels
+    def per_level(name: str, default: int) -> tuple[int, ...]:
+        value = _value(settings, name, default)
+        return tuple(_as_whole(name, one) for one in (value if isinstance(value, list) else [value] * levels))
 
-    depth = per_level(settings.get("transformer_layers_per_block", 1))
-    layers = per_level(settings.get("layers_per_block", 2))
+    depth = per_level("transformer_layers_per_block", 1)
+    layers = per_level("layers_per_block", 2)
     if len(set(layers)) != 1:
-        raise CheckpointError(f"this U-Net has {layers} layers a level: only the same number everywhere is supported.")
+        raise CheckpointError(
+            f"this U-Net has {layers} layers a level, and only the same number everywhere is supported: {_USUAL}"
+        )
     # What the settings call the heads' width is, for historical reasons, their number.
-    heads = settings.get("num_attention_heads") or settings.get("attention_head_dim", 8)
+    heads = "num_attention_heads" if settings.get("num_attention_heads") else "attention_head_dim"
     added: Any = settings.get("addition_embed_type") or "none"
     if added not in ("none", "text", "text_time"):
-        raise CheckpointError(f"this U-Net has addition_embed_type = {added!r}: only text and text_time are known.")
+        raise CheckpointError(
+            f"this U-Net has addition_embed_type = {added!r}, and only text and text_time are known: {_USUAL}"
+        )
     return UNetConfig(
-        in_channels=_whole(settings["in_channels"]),
-        out_channels=_whole(settings["out_channels"]),
+        in_channels=_whole(settings, "in_channels"),
+        out_channels=_whole(settings, "out_channels"),
         channels=channels,
         num_resnets=layers[0],
         transformer_depth=tuple(d if has else 0 for d, has in zip(depth, has_attention, strict=True)),
         mid_transformer_depth=depth[-1],
-        num_heads=per_level(heads),
-        context_dim=_whole(settings["cross_attention_dim"]),
-        linear_projection=bool(settings.get("use_linear_projection", False)),
-        upcast_attention=bool(settings.get("upcast_attention") or False),
-        norm_groups=_whole(settings.get("norm_num_groups", 32)),
-        norm_eps=_real(settings.get("norm_eps", 1e-5)),
+        num_heads=per_level(heads, 8),
+        context_dim=_whole(settings, "cross_attention_dim"),
+        linear_projection=_flag(settings, "use_linear_projection", default=False),
+        upcast_attention=_flag(settings, "upcast_attention", default=False),
+        norm_groups=_whole(settings, "norm_num_groups", 32),
+        norm_eps=_real(settings, "norm_eps", 1e-5),
         added_conditioning=added,
-        added_text_heads=_whole(settings.get("addition_embed_type_num_heads") or 64),
-        added_size_dim=_whole(settings.get("addition_time_embed_dim") or 256),
-        added_input_dim=_whole(settings.get("projection_class_embeddings_input_dim") or 2816),
+        added_text_heads=_whole(settings, "addition_embed_type_num_heads", 64),
+        added_size_dim=_whole(settings, "addition_time_embed_dim", 256),
+        added_input_dim=_whole(settings, "projection_class_embeddings_input_dim", 2816),
         guidance_embedding_dim=settings.get("time_cond_proj_dim"),
     )
 
 
 def vae_config(settings: Settings) -> VAEConfig:
     _refuse_others(settings, {"act_fn": "silu", "shift_factor": None, "latents_mean": None, "latents_std": None}, "VAE")
-    types = {*settings["down_block_types"], *settings["up_block_types"]}
+    types = {*_levels(settings, "down_block_types"), *_levels(settings, "up_block_types")}
     if types - {"DownEncoderBlock2D", "UpDecoderBlock2D"}:
-        raise CheckpointError(f"this VAE has blocks of type {', '.join(types)}, which this program does not know.")
+        raise CheckpointError(f"this VAE has blocks of type {', '.join(types)}, {_UNKNOWN}")
     return VAEConfig(
-        in_channels=_whole(settings.get("in_channels", 3)),
-        out_channels=_whole(settings.get("out_channels", 3)),
-        latent_channels=_whole(settings.get("latent_channels", 4)),
-        channels=tuple(map(_whole, settings["block_out_channels"])),
-        num_resnets=_whole(settings.get("layers_per_block", 1)),
-        norm_groups=_whole(settings.get("norm_num_groups", 32)),
-        mid_attention=bool(settings.get("mid_block_add_attention", True)),
-        quant_conv=bool(settings.get("use_quant_conv", True)),
-        post_quant_conv=bool(settings.get("use_post_quant_conv", True)),
-        scaling_factor=_real(settings.get("scaling_factor", 0.18215)),
-        force_upcast=bool(settings.get("force_upcast", False)),
-        patch_size=_whole(settings.get("patch_size", 1)),
+        in_channels=_whole(settings, "in_channels", 3),
+        out_channels=_whole(settings, "out_channels", 3),
+        latent_channels=_whole(settings, "latent_channels", 4),
+        channels=_widths(settings),
+        num_resnets=_whole(settings, "layers_per_block", 1),
+        norm_groups=_whole(settings, "norm_num_groups", 32),
+        mid_attention=_flag(settings, "mid_block_add_attention", default=True),
+        quant_conv=_flag(settings, "use_quant_conv", default=True),
+        post_quant_conv=_flag(settings, "use_post_quant_conv", default=True),
+        scaling_factor=_real(settings, "scaling_factor", 0.18215),
+        force_upcast=_flag(settings, "force_upcast", default=False),
+        patch_size=_whole(settings, "patch_size", 1),
     )
 
 
 def schedule_config(settings: Settings) -> ScheduleConfig:
     _refuse_others(settings, {"trained_betas": None}, "scheduler")
-    class_name = str(settings.get("_class_name", ""))
+    class_name = settings.get("_class_name", "")
+    if not isinstance(class_name, str):
+        raise ValueError(f"_class_name is {reprlib.repr(class_name)}, and no name")
     if class_name.startswith(("EDM", "FlowMatch")):
         raise CheckpointError(
             f"this model is made for the {class_name}, whose noise levels this program does not know: choose another."
@@ -240,9 +286,9 @@ def schedule_config(settings: Settings) -> ScheduleConfig:
     ):
         if value not in known:
             usual = ", ".join(choice for choice in known if choice)
-            raise CheckpointError(f"this scheduler has {name} = {value!r}: only {usual} are known.")
-    timesteps = _whole(settings.get("num_train_timesteps", 1000))
-    beta_start, beta_end = _real(settings.get("beta_start", 0.0001)), _real(settings.get("beta_end", 0.02))
+            raise CheckpointError(f"this scheduler has {name} = {value!r}, and only {usual} are known: {_USUAL}")
+    timesteps = _whole(settings, "num_train_timesteps", 1000)
+    beta_start, beta_end = _real(settings, "beta_start", 0.0001), _real(settings, "beta_end", 0.02)
     if not 2 <= timesteps <= 100_000 or not 0 < beta_start <= beta_end < 1:
         raise ValueError(f"num_train_timesteps = {timesteps}, beta_start = {beta_start}, beta_end = {beta_end}")
     return ScheduleConfig(
@@ -251,8 +297,8 @@ def schedule_config(settings: Settings) -> ScheduleConfig:
         beta_start=beta_start,
         beta_end=beta_end,
         prediction_type=prediction,
-        rescale_zero_snr=bool(settings.get("rescale_betas_zero_snr", False)),
+        rescale_zero_snr=_flag(settings, "rescale_betas_zero_snr", default=False),
         spacing=cast("str | None", spacing),
-        steps_offset=_whole(settings.get("steps_offset", 0)),
-        set_alpha_to_one=bool(settings.get("set_alpha_to_one", True)),
+        steps_offset=_whole(settings, "steps_offset", 0),
+        set_alpha_to_one=_flag(settings, "set_alpha_to_one", default=True),
     )

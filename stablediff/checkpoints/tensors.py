@@ -111,7 +111,9 @@ class PickleSource:
                 ) from error
             state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
             if not isinstance(state, dict):
-                raise CheckpointError(f"{file} holds no table of named tensors. Is it a Stable Diffusion checkpoint?")
+                raise CheckpointError(
+                    f"{file} holds no table of named tensors: take the .safetensors version of this model."
+                )
             self._tensors.update({str(k): v for k, v in state.items() if isinstance(v, Tensor)})
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
         self.dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in self._tensors.items()}

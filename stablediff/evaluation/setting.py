@@ -96,9 +96,8 @@ def writing(place: Path) -> Iterator[None]:
         place.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise EvaluationError(
-            f"cannot write to {place} ({error.strerror or error}): free some space, or choose another --out"
-        ) from error
+        why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror or error
+        raise EvaluationError(f"cannot write to {place} ({why}): free some space, or choose another --out") from error
 
 
 def write_section(out: Path, name: str, title: str, lines: Iterable[str], figures: dict[str, Any]) -> Path:

@@ -70,7 +70,7 @@ def read_table(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no config file {path}: the ready ones are in configs/") from error
+        raise ConfigError(f"there is no config file {path}: the ready ones are in configs/ of the project") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read {path}: {error}. Mend the file; the ready ones are in configs/") from error
 

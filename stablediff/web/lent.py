@@ -64,7 +64,8 @@ class Loan:
             if should_stop() and isinstance(event, Update):
                 there.close()
                 seeds = tuple(resolved.seed + number for number in range(len(finished)))
-                yield Result(finished, seeds, resolved, pipeline.name, {}, stopped=True, loras=pipeline.loras)
+                loras, precision = pipeline.loras, pipeline.compute.name
+                yield Result(finished, seeds, resolved, pipeline.name, {}, (), True, loras, precision)
                 return
 
     def _draw_there(self, request: ResolvedRequest, watched: float | None) -> Iterator[Any]:

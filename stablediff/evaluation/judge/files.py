@@ -1,7 +1,6 @@
 """The judge on disk: `judge.json` and `judge.safetensors` in float16."""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from stablediff.checkpoints.locate import ASSETS
 from stablediff.errors import EvaluationError
 from stablediff.evaluation.judge.network import Judge, JudgeConfig
+from stablediff.files import draft_of, write_whole
 
 SETTINGS, WEIGHTS = "judge.json", "judge.safetensors"
 BUNDLED_JUDGE = ASSETS / "judge"
@@ -22,14 +22,10 @@ def save_judge(judge: Judge, folder: Path) -> None:
     """Writes both files, each whole or not at all. Raises EvaluationError where the disk is full."""
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in judge.state_dict().items()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f".{WEIGHTS}.{os.getpid()}"
-        save_file(tensors, draft)
-        draft.chmod(0o644)  # the library keeps it private
-        draft.replace(folder / WEIGHTS)
-        draft = folder / f".{SETTINGS}.{os.getpid()}"
-        draft.write_text(json.dumps(asdict(judge.config), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        draft.replace(folder / SETTINGS)
+        with draft_of(folder / WEIGHTS) as draft:
+            save_file(tensors, draft)
+        settings = json.dumps(asdict(judge.config), ensure_ascii=False, indent=1) + "\n"
+        write_whole(folder / SETTINGS, settings.encode())
     except (OSError, SafetensorError) as error:
         raise EvaluationError(f"cannot save the judge to {folder} ({error}): free some space") from error
 
