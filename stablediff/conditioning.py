@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stablediff.models.deep_cache import DeepCache
-from stablediff.models.layers import Attention
+from stablediff.models.layers import Attention, as_many
 from stablediff.models.token_merging import merged_tokens
 from stablediff.models.tokenizer import TokenizedPrompt
 from stablediff.models.unet import UNet
@@ -97,6 +97,9 @@ class ConditionedUNet:
         readers = [m for name, m in unet.named_modules() if name.endswith("attn2") and isinstance(m, Attention)]
         self._readers = [] if unet.compiled else readers  # a compiler would begin anew for every picture's memory
         self._memories: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in self._readers]
+        # What comes before the first reading of a prompt is the same for both branches, where no time embedding tells
+        # them apart: SD 1.5 looks at itself there with all of its 64x64 cells.
+        self._asks_once = bool(self._readers) and unet.config.added_conditioning == "none"
         self._ask = DeepCache(unet, shortcuts.cache_interval) if shortcuts.cache_interval > 1 else unet
         self.dtype = next(unet.parameters()).dtype
         self.context = self._per_image(conditioning.context)
@@ -125,8 +128,10 @@ class ConditionedUNet:
         assert self.context is not None
         if self.extra is not None:
             x = torch.cat([x, self.extra], dim=1)
-        x = (x.repeat(2, 1, 1, 1) if with_uncond else x).to(self.dtype, memory_format=torch.channels_last)
-        rows, _, height, width = x.shape
+        rows, (height, width) = (2 if with_uncond else 1) * len(x), x.shape[-2:]
+        if not self._asks_once:
+            x = as_many(x, rows)
+        x = x.to(self.dtype, memory_format=torch.channels_last)
         with self._remembering(), merged_tokens(self.unet, height, width, self.shortcuts.merged_tokens):
             return self._ask(
                 x,

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from toy import count_rows
 
 from stablediff import Pipeline
 from stablediff.pace import budget, speed
@@ -30,7 +31,7 @@ def machine(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, **times: float)
     made = Machine(**times)
 
     def step(_module: Any, inputs: Any) -> None:
-        made.now += made.cell * inputs[0][:, 0].numel()
+        made.now += made.cell * count_rows(inputs) * inputs[0][0, 0].numel()
         if made.size != inputs[0].shape[2:]:
             made.now, made.size = made.now + made.warm_up, inputs[0].shape[2:]
 

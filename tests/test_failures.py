@@ -119,7 +119,7 @@ SHORTAGES = [
 @pytest.mark.parametrize("error", SHORTAGES, ids=lambda error: str(error)[:20] or "MemoryError")
 def test_when_memory_is_short_fewer_pictures_are_drawn_at_once(toy: Pipeline, error: Exception):
     expected = draw(toy, num_images=4, seed=1)
-    with no_memory(toy.unet, when=lambda x: len(x) > 2, error=error):
+    with no_memory(toy.unet, when=lambda x: len(x) > 1, error=error):
         updates, result = events(toy, num_images=4, seed=1)
     assert result.notes == ("memory was short: 2 picture(s) at a time", "memory was short: 1 picture(s) at a time")
     assert all(difference(a, b) <= 1 for a, b in zip(result.images, expected.images, strict=True))
@@ -130,7 +130,7 @@ def test_when_memory_is_short_fewer_pictures_are_drawn_at_once(toy: Pipeline, er
 def test_progress_is_right_when_memory_runs_out_on_the_way(toy: Pipeline, monkeypatch: pytest.MonkeyPatch):
     """After pictures that were finished in larger batches, and in the middle of one."""
     monkeypatch.setattr(plan, "_CELLS_AT_ONCE", {"cpu": 128})  # two at a time
-    with count_calls(toy.unet) as calls, no_memory(toy.unet, when=lambda x: len(x) > 2 and len(calls) >= 5):
+    with count_calls(toy.unet) as calls, no_memory(toy.unet, when=lambda x: len(x) > 1 and len(calls) >= 5):
         updates, result = events(toy, num_images=5, num_steps=3, seed=1)
     assert len(result.images) == 5
     steps = [(update.step, update.total) for update in updates if update.stage == "denoise"]

@@ -22,6 +22,7 @@ from reference import (
 )
 from torch import Tensor, nn
 
+from stablediff.conditioning import ConditionedUNet, Conditioning
 from stablediff.config import SD1, SD2, SDXL, UNetConfig
 from stablediff.models import layers
 from stablediff.models.unet import UNet, guidance_embedding
@@ -119,6 +120,47 @@ def test_pooled_text_in_the_time_embedding_matches_the_reference(
 ):
     """As in the bundled model."""
     check(replace(config, added_text_heads=num_heads), size, seed)
+
+
+@fifty_configs
+@given(
+    config=unet_configs(),
+    size=SIZES,
+    rows=st.integers(1, 2),
+    prompts=st.integers(2, 3),
+    seed=st.integers(0, 999),
+)
+def test_pictures_asked_with_several_prompts_match_the_reference_asked_again(
+    config: UNetConfig, size: tuple[int, int], rows: int, prompts: int, seed: int
+):
+    """As guidance does."""
+    ours, reference = unet_pair(config, seed)
+    inputs = unet_inputs(config, batch=rows * prompts, size=size, seed=seed)
+    for name in inputs.keys() - {"context"}:
+        first = inputs[name][:rows]
+        inputs[name] = first.repeat(prompts, *[1] * (first.ndim - 1))
+    expected = reference_prediction(reference, inputs)
+    assert max_error(ours(**inputs | {"x": inputs["x"][:rows]}), expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("config", "asked"),
+    [(TINY, 1), (replace(TINY, added_conditioning="text"), 2), (TINY_XL, 2)],
+    ids=["sd", "text", "xl"],
+)
+def test_guidance_asks_once_what_its_branches_share(config: UNetConfig, asked: int):
+    ours, reference = unet_pair(config)
+    inputs = unet_inputs(config, batch=2, size=(8, 6))
+    more = {"pooled": inputs.get("pooled"), "size_ids": inputs.get("size_ids")}
+    network = ConditionedUNet(ours, Conditioning(inputs["context"], **more), 1, 1.0)
+    rows: list[int] = []
+    ours.conv_in.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    for guided in (True, False, True):
+        found = network(inputs["x"][:1], 500.0, with_uncond=guided)
+        both = inputs | {"x": inputs["x"][:1].repeat(2, 1, 1, 1), "timestep": torch.tensor([500.0, 500.0])}
+        assert max_error(found, reference_prediction(reference, both)[: len(found)]) <= TOLERANCE
+        assert len(found) == 1 + guided
+    assert rows == [asked, 1, asked]
 
 
 @pytest.mark.parametrize("size", [(9, 13), (5, 16), (2, 2), (7, 1)], ids=str)

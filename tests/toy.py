@@ -72,11 +72,16 @@ def events(
     return updates, result
 
 
+def count_rows(inputs: tuple[Any, ...]) -> int:
+    """What a module answers with: a U-Net asks its one picture with as many prompts as it gets."""
+    return len(inputs[2] if len(inputs) > 2 else inputs[0])
+
+
 @contextmanager
 def count_calls(module: nn.Module) -> Iterator[list[int]]:
     """A list that gets an entry, the batch size, with every forward pass."""
     calls: list[int] = []
-    handle = module.register_forward_hook(lambda _module, inputs, _output: calls.append(len(inputs[0])))
+    handle = module.register_forward_hook(lambda _module, inputs, _output: calls.append(count_rows(inputs)))
     yield calls
     handle.remove()
 

@@ -29,7 +29,8 @@ class DeepCache:
         time_emb = self.unet.embed_time(timestep, context, *more)
         x = self.unet.conv_in(x)
         kept = self._kept
-        if kept is None or is_due(self._call, self.interval, len(x), len(kept)):
+        rows = len(context)
+        if kept is None or is_due(self._call, self.interval, rows, len(kept)):
             kept = self._kept = self.unet.deep(x, time_emb, context)
         self._call += 1
-        return self.unet.finish(x, kept[: len(x)], time_emb, context)
+        return self.unet.finish(x, kept[:rows], time_emb, context)

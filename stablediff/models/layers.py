@@ -19,6 +19,11 @@ def add_(x: Tensor, other: Tensor) -> Tensor:
     return x + other if torch.is_grad_enabled() else x.add_(other)
 
 
+def as_many(x: Tensor, rows: int) -> Tensor:
+    """(B,…) -> (rows,…), the same again and again: where what was asked once is to be read with several prompts."""
+    return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
+
+
 class Attention(nn.Module):
     """Self-attention, or cross-attention when it is given a context: x (B,T,D), context (B,S,C) -> (B,T,D)."""
 
@@ -76,7 +81,10 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """The picture looks at itself, then at the prompt, then thinks: x (B,T,D), context (B,S,C) -> (B,T,D)."""
+    """The picture looks at itself, then at the prompt, then thinks: x (B,T,D), context (B,S,C) -> (B,T,D).
+
+    With a multiple of B prompts it looks at itself once for all of them, and (N,S,C) -> (N,T,D).
+    """
 
     def __init__(self, dim: int, num_heads: int, context_dim: int, upcast: bool = False) -> None:
         super().__init__()
@@ -85,13 +93,13 @@ class TransformerBlock(nn.Module):
         self.norm3, self.ff = nn.LayerNorm(dim), FeedForward(dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        x = add_(self.attn1(self.norm1(x)), x)
+        x = as_many(add_(self.attn1(self.norm1(x)), x), len(context))
         x = add_(self.attn2(self.norm2(x), context), x)
         return add_(self.ff(self.norm3(x)), x)
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer blocks over the cells of a feature map: x (B,C,h,w), context (B,S,D) -> (B,C,h,w)."""
+    """Transformer blocks over the cells of a feature map: x (B,C,h,w), context (N,S,D) -> (N,C,h,w)."""
 
     def __init__(
         self,
@@ -122,7 +130,7 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             x = block(x, context)
         x = _to_map(self.proj_out(x), height, width) if self.linear else self.proj_out(_to_map(x, height, width))
-        return add_(x, residual)
+        return add_(x, as_many(residual, len(x)))
 
 
 def _to_tokens(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from stablediff.models.layers import (
     SpatialTransformer,
     TimestepEmbedding,
     Upsample,
+    as_many,
     silu_,
     sinusoidal_embedding,
 )
@@ -49,7 +50,7 @@ class UNetBlock(nn.Module):
         )
 
     def layer(self, index: int, x: Tensor, time_emb: Tensor, context: Tensor) -> Tensor:
-        x = self.resnets[index](x, time_emb)
+        x = self.resnets[index](x, time_emb[: len(x)])
         return self.attentions[index](x, context) if index < len(self.attentions) else x
 
 
@@ -104,7 +105,7 @@ class UpBlock(UNetBlock):
         """
         layers = len(self.resnets) if len(self.upsamplers) else len(self.resnets) - 1
         for index in range(layers):
-            x = self.layer(index, torch.cat([x, skips.pop()], dim=1), time_emb, context)
+            x = self.layer(index, torch.cat([x, as_many(skips.pop(), len(x))], dim=1), time_emb, context)
         for upsample in self.upsamplers:
             x = upsample(x, size=(skips[-1].shape[-2], skips[-1].shape[-1]))
         return x
@@ -183,7 +184,10 @@ class UNet(nn.Module):
         size_ids: Tensor | None = None,
         guidance: Tensor | None = None,
     ) -> Tensor:
-        """x (B,C,h,w), timestep (B,) in [0, num_train_timesteps), context (B,T,D) -> (B,C',h,w).
+        """x (B,C,h,w), timestep (N,) in [0, num_train_timesteps), context (N,T,D) -> (N,C',h,w).
+
+        N is B, or a multiple of it: then all of x is asked with the first B prompts, with the next B, … What comes
+        before the first reading of a prompt is computed once, so the time embeddings have to be the same for all.
 
         SDXL also takes `pooled` (B,P) and `size_ids` (B,6): original height and width, crop top and left, target
         height and width, in pixels. LCM checkpoints take `guidance` (B,).
@@ -206,7 +210,8 @@ class UNet(nn.Module):
         """The last layer, which reads what `conv_in` and `deep` gave -> (B,C',h,w)."""
         last = self.up_blocks[-1]
         assert isinstance(last, UpBlock)
-        x = last.layer(len(last.resnets) - 1, torch.cat([deep, x], dim=1), time_emb, context)
+        x = torch.cat([deep, as_many(x, len(deep))], dim=1)
+        x = last.layer(len(last.resnets) - 1, x, time_emb, context)
         return self.conv_out(silu_(self.conv_norm_out(x)))
 
     def embed_time(

@@ -37,7 +37,8 @@ class Ours:
         self.unet = ConditionedUNet(self.pipeline.unet, conditioning, 1, scale)
 
     def forward(self, x: Tensor, t: float) -> Tensor:
-        return self.unet(x, t, with_uncond=False).float()
+        rows = len(self.inputs["context"])  # all the same where there are two, as guidance asks twice of one picture
+        return self.unet(x[: len(x) // rows], t, with_uncond=rows == 2).float()
 
     def picture(self, seed: int) -> Tensor:
         """As other programs draw it that take a prompt and a seed: (1,3,H,W)."""
