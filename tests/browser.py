@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Browser, ConsoleMessage, Error, Page, TimeoutError, expect
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, TimeoutError, expect
 
 from stablediff import Pipeline
 from stablediff.web.page import build_page, look
@@ -18,6 +18,7 @@ PATIENCE = 120_000  # milliseconds: how long a busy machine may take, not how lo
 # The editor has taken up the picture: its canvas is no longer the size of an empty one.
 PIXELS = "() => document.querySelector('#editor canvas')?.width > 0"
 _LEFT = re.compile("AbortError: signal is aborted|Connection errored out")
+_streams: dict[Page, set[Request]] = {}  # those that are open, of visitors who stay
 DESK, PHONE = (1280, 900), (390, 844)
 
 
@@ -36,16 +37,35 @@ def visiting(
         if message.type == "error":
             errors.append(message.text)
 
+    if not leaves:
+        streams = _streams[page] = set()
+        page.on("request", lambda request: streams.add(request) if "/queue/data" in request.url else None)
+        for end in ("requestfinished", "requestfailed"):
+            page.on(end, lambda request: streams.discard(request))  # no builtin: Playwright marks what it calls
     page.on("console", listen)
     page.on("pageerror", lambda error: errors.append(str(error)))
     open_page(page, address)
     yield page
+    _streams.pop(page, None)
     context.close()
     errors = [error for error in errors if not (leaves and _LEFT.search(error))]
     assert errors == [], errors
 
 
+def settle(page: Page) -> None:
+    """Until Gradio has closed the stream of the last events: where it has to break that off, it tells of an AbortError.
+
+    What a run shows last comes a little earlier.
+    """
+    for _ in range(PATIENCE // 20):
+        if not _streams.get(page):
+            return
+        page.wait_for_timeout(20)
+
+
 def open_page(page: Page, address: str) -> None:
+    """Also where a visitor is there already; unless it may leave in the middle of a run, what is at work ends first."""
+    settle(page)
     for _ in range(5):
         try:
             page.goto(address)

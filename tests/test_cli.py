@@ -226,7 +226,7 @@ def test_notes_of_the_work_are_shown(run, monkeypatch: pytest.MonkeyPatch):
 
 
 def _short_of_memory(_unet: Any, inputs: Any) -> None:
-    if len(inputs[0]) > 2:
+    if len(inputs[0]) > 1:
         raise MemoryError
 
 
