@@ -19,6 +19,11 @@ def check_place(path: Path) -> None:
         raise PermissionError(errno.EACCES, "it is protected against writing", str(path))
 
 
+def why_unwritable(error: OSError) -> str:
+    """What stands in the way of a folder, in the middle of a sentence."""
+    return "it is no folder" if isinstance(error, FileExistsError) else error.strerror or str(error)
+
+
 @contextlib.contextmanager
 def draft_of(path: Path, *, lasting: bool = False) -> Iterator[Path]:
     """An empty file to write into, which takes the place of `path` at the end; a link stays one, and what it leads to

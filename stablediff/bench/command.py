@@ -21,6 +21,7 @@ from stablediff.bench.run import Settings, read_result, run, turns
 from stablediff.bench.workloads import FULL, LANES, choose_workloads
 from stablediff.checkpoints.locate import DEFAULT_MODEL
 from stablediff.errors import RequestError
+from stablediff.files import why_unwritable
 from stablediff.request import MAX_STEPS, Request
 
 # What belongs to one kind of report only: its names in the namespace, and how it is asked for.
@@ -151,8 +152,7 @@ def _check_writable(folder: Path, option: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
-        raise RequestError(f"cannot write {option} {folder}: {why}. Choose another place") from error
+        raise RequestError(f"cannot write {option} {folder}: {why_unwritable(error)}. Choose another place") from error
 
 
 @contextlib.contextmanager

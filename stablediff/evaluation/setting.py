@@ -15,7 +15,7 @@ from stablediff.evaluation.artists import Artist, Drawn, ModelArtist
 from stablediff.evaluation.bootstrap import Interval
 from stablediff.evaluation.judge.network import Judge
 from stablediff.evaluation.prompts import Prompt, World
-from stablediff.files import write_whole
+from stablediff.files import why_unwritable, write_whole
 from stablediff.lexicon import split as words_of
 from stablediff.pipeline import Pipeline
 from stablediff.training.data.icons import Icons
@@ -96,8 +96,9 @@ def writing(place: Path) -> Iterator[None]:
         place.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror or error
-        raise EvaluationError(f"cannot write to {place} ({why}): free some space, or choose another --out") from error
+        raise EvaluationError(
+            f"cannot write to {place} ({why_unwritable(error)}): free some space, or choose another --out"
+        ) from error
 
 
 def write_section(out: Path, name: str, title: str, lines: Iterable[str], figures: dict[str, Any]) -> Path:
