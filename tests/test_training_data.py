@@ -346,6 +346,21 @@ def test_scenes_are_a_function_of_seed_and_number(icons):
         scenes.scene(50)
 
 
+def test_other_things_have_their_share_and_change_nothing_without_one(icons):
+    wanted = ("cat", "dog")
+    plain = Sampler(SceneRecipe(things=wanted, mix={"single": 1, "pair": 1}), NOTHING, icons)
+    mixed = Sampler(SceneRecipe(things=wanted, mix={"single": 1, "pair": 1}, others=0.3), NOTHING, icons)
+    shown = [item.thing for i in range(400) for item in mixed.sample(np.random.default_rng(i)).items]
+    assert 0.2 < sum(thing not in wanted for thing in shown) / len(shown) < 0.4
+    assert set(shown) == set(icons.things)
+    assert {item.thing for i in range(50) for item in plain.sample(np.random.default_rng(i)).items} == set(wanted)
+    with pytest.raises(DataError, match=r"others is 0\.3, but there are none"):
+        Sampler(SceneRecipe(others=0.3), NOTHING, icons)
+    for strange in (-0.1, 1.0, float("nan")):
+        with pytest.raises(DataError, match="others is"):
+            SceneRecipe(others=strange)
+
+
 def test_recipes_that_cannot_be_filled_are_refused(icons):
     with pytest.raises(DataError, match="mix names the kind 'sinlge'"):
         SceneRecipe(mix={"sinlge": 1})

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stablediff.errors import ConfigError, NumericalError, StableDiffError
+from stablediff.training import muon
 from stablediff.training.config import LoopConfig
 from stablediff.training.log import Log
 from stablediff.training.loop import _stop_asked, train
@@ -76,6 +77,15 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert a.keys() == b.keys()
     for name in a:
         assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_muon_multiplies_in_the_precision_of_the_run(tmp_path, monkeypatch, precision):
+    seen = []
+    rounds = muon._rounds
+    monkeypatch.setattr(muon, "_rounds", lambda x: (seen.append(x.dtype), rounds(x))[1])
+    train(Toy(), config(steps=2, optimizer="muon", precision=precision), tmp_path)
+    assert set(seen) == ({torch.bfloat16} if precision == "bfloat16" else set())
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from stablediff.training.muon import Muon, orthogonalise
 from stablediff.training.optimizers import make_optimizer
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 40), (2, 40, 8)])
-def test_every_direction_becomes_about_as_strong(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 16, 40), (2, 8, 40), (2, 40, 8)])
+def test_every_direction_becomes_about_as_strong(shape: tuple[int, int, int], precision: torch.dtype) -> None:
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 1e-3
     u, s, v = torch.linalg.svd(matrices, full_matrices=False)
-    even = orthogonalise(matrices)
+    even = orthogonalise(matrices, precision)
     assert even.shape == matrices.shape
     assert even.dtype == matrices.dtype
     strengths = (u.mT @ even @ v.mT).diagonal(dim1=1, dim2=2)  # in the directions that the matrix had
@@ -37,8 +38,17 @@ def test_the_short_way_through_the_squares_is_that_through_the_matrices(shape: t
     assert torch.allclose(orthogonalise(matrices).double(), x, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(5, 64, 64), (3, 96, 64), (2, 48, 400)])
+def test_bfloat16_takes_a_matrix_the_same_way(shape: tuple[int, int, int]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, -3, shape[2])
+    exact, rough = (orthogonalise(matrices, t).flatten(1) for t in (torch.float32, torch.bfloat16))
+    assert nn.functional.cosine_similarity(exact, rough).min() > 0.999
+    assert torch.equal(exact, rough) == (shape[2] > 4 * shape[1])  # what is wide goes through the squares
+
+
 def test_nothing_becomes_nothing() -> None:
     assert not orthogonalise(torch.zeros(1, 4, 4)).any()
+    assert not orthogonalise(torch.zeros(1, 4, 4), torch.bfloat16).any()
 
 
 def test_vectors_learn_as_under_adamw() -> None:

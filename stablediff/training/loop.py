@@ -95,7 +95,8 @@ class _Run:
         groups = stage.parameter_groups()
         self.parameters = [p for parameters, _ in groups for p in parameters]
         tables = [module.weight for module in stage.modules() if isinstance(module, nn.Embedding)]
-        self.optimizer = make_optimizer(groups, config, tables)
+        precision = torch.bfloat16 if uses_bfloat16(config, device) else torch.float32
+        self.optimizer = make_optimizer(groups, config, tables, precision)
         self.step, self.seconds, self.bad_steps = 0, 0.0, 0
         self.since_log: dict[str, list[Tensor]] = {}
 
@@ -262,11 +263,15 @@ def _stop_asked() -> Iterator[_Flag]:
             signal.signal(number, handler)
 
 
-def autocast(config: LoopConfig, device: torch.device) -> torch.autocast:
-    """bfloat16 where the device computes it faster, with the weights kept in float32."""
+def uses_bfloat16(config: LoopConfig, device: torch.device) -> bool:
+    """As the config says, or where the device computes it faster."""
     can = device.type == "cuda" or (device.type == "cpu" and bfloat16_pays())
-    wanted = config.precision == "bfloat16" or (config.precision == "auto" and can)
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+    return config.precision == "bfloat16" or (config.precision == "auto" and can)
+
+
+def autocast(config: LoopConfig, device: torch.device) -> torch.autocast:
+    """With the weights kept in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(config, device))
 
 
 def move(tensor: Tensor, device: torch.device) -> Tensor:

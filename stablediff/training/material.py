@@ -26,7 +26,8 @@ _HELD_OUT = 64  # pictures that an autoencoder is measured on
 class ScenesConfig:
     """Which scenes are made of icons. `things_file` has a thing a line, most wanted first; `num_things` are taken.
 
-    `num` scenes are drawn from `mix`; equal ones share their latents. `russian` is the share of Russian captions.
+    `num` scenes are drawn from `mix`; equal ones share their latents. `others` is the share of things that are not
+    among those taken, `russian` that of Russian captions.
     """
 
     num: int = 20_000
@@ -34,6 +35,7 @@ class ScenesConfig:
     num_things: int = 0
     styles: tuple[str, ...] = ()
     mix: dict[str, float] = field(default_factory=lambda: {"single": 1.0})
+    others: float = 0.0
     russian: float = 0.25
     seed: int = 0
 
@@ -50,7 +52,7 @@ class ScenesConfig:
             except OSError as error:
                 raise ConfigError(f"cannot read things_file {self.things_file}: {error.strerror}") from error
             things = tuple(line.strip() for line in lines if line.strip())
-        return SceneRecipe(things[: self.num_things or None], self.styles, dict(self.mix))
+        return SceneRecipe(things[: self.num_things or None], self.styles, dict(self.mix), self.others)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor, nn, optim
 
 from stablediff.training.config import LoopConfig
@@ -11,11 +12,15 @@ from stablediff.training.muon import Muon
 
 
 def make_optimizer(
-    groups: list[tuple[list[nn.Parameter], float]], config: LoopConfig, tables: Collection[Tensor] = ()
+    groups: list[tuple[list[nn.Parameter], float]],
+    config: LoopConfig,
+    tables: Collection[Tensor] = (),
+    precision: torch.dtype = torch.float32,
 ) -> optim.Optimizer:
     """`groups` are parameters with a factor each for the learning rate; vectors (biases, norms) do not decay.
 
-    `tables` are those of embeddings: a row for each token, of which a batch has a few. They are no matrices to Muon.
+    `tables` are those of embeddings: a row for each token, of which a batch has a few. They are no matrices to Muon,
+    whose products are computed in `precision` where that is enough.
     """
     settings: list[dict[str, Any]] = []
     known = {id(table) for table in tables}
@@ -33,7 +38,7 @@ def make_optimizer(
     if config.optimizer == "adamw":
         return optim.AdamW(settings, lr=rate, betas=betas, fused=True)
     if config.optimizer == "muon":
-        return Muon(settings, betas)
+        return Muon(settings, betas, precision=precision)
     if config.optimizer == "radam":
         return optim.RAdam(settings, lr=rate, betas=betas, decoupled_weight_decay=True, foreach=True)
     if config.optimizer == "adafactor":

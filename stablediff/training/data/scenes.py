@@ -59,37 +59,65 @@ def _default_mix() -> dict[str, float]:
 
 @dataclass(frozen=True)
 class SceneRecipe:
-    """What to train on; empty means all. `mix` gives each kind of scene its share. Raises DataError."""
+    """What to train on; empty means all. `mix` gives each kind of scene its share. Raises DataError.
+
+    `others` is the share of things beyond `things`: of them there are too many to be learnt well, but what is seen
+    in one style only on few things is learnt as a part of these things.
+    """
 
     things: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()
     mix: dict[str, float] = field(default_factory=_default_mix)
+    others: float = 0.0
 
     def __post_init__(self) -> None:
         if strange := sorted(set(self.mix) - set(KINDS)):
             raise DataError(f"mix names the kind {strange[0]!r}: it must be one of {', '.join(KINDS)}")
         if any(not share >= 0 for share in self.mix.values()) or not sum(self.mix.values()) > 0:
             raise DataError("the shares in mix must be 0 or more, and not all 0")
+        if not 0 <= self.others < 1:
+            raise DataError(f"others is {self.others}: it is a share of the things, from 0 to less than 1")
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Things to choose from, and those of them that there are in a style."""
+
+    things: list[str]
+    by_style: dict[str, list[str]]
+
+
+def _choice_of(icons: Sequence[Icon]) -> _Choice:
+    by_style: dict[str, list[str]] = defaultdict(list)
+    for icon in icons:
+        by_style[icon.style].append(icon.thing)
+    return _Choice(list(dict.fromkeys(icon.thing for icon in icons)), by_style)
 
 
 class Sampler:
-    """Draws scenes of a recipe, each thing equally often, never one that the split holds out. Raises DataError."""
+    """Draws scenes of a recipe, each of its things equally often, and never one that the split holds out.
+
+    Raises DataError.
+    """
 
     def __init__(self, recipe: SceneRecipe, split: Split, icons: Icons) -> None:
         for kind, wanted, known in (("thing", recipe.things, icons.things), ("style", recipe.styles, icons.styles)):
             if strange := sorted(set(wanted) - set(known)):
                 raise DataError(f"there is no {kind} {strange[0]!r} among the icons: take its name from icons.jsonl")
         things, styles = set(recipe.things or icons.things), set(recipe.styles or icons.styles)
+        seen = [icon for icon in icons.records if icon.style in styles]
+        seen = [icon for icon in seen if not split.holds_out_style(icon.thing, icon.style)]
         self._split = split
         self._by_thing: dict[str, list[Icon]] = defaultdict(list)
-        self._by_style: dict[str, list[str]] = defaultdict(list)
-        for icon in icons.records:
-            if icon.thing in things and icon.style in styles and not split.holds_out_style(icon.thing, icon.style):
-                self._by_thing[icon.thing].append(icon)
-                self._by_style[icon.style].append(icon.thing)
-        self._things = list(self._by_thing)
-        if not self._things:
+        for icon in seen:
+            self._by_thing[icon.thing].append(icon)
+        self._wanted = _choice_of([icon for icon in seen if icon.thing in things])
+        self._others = _choice_of([icon for icon in seen if icon.thing not in things])
+        self._share_of_others = recipe.others
+        if not self._wanted.things:
             raise DataError("the recipe leaves no icon to learn from: name more things or styles")
+        if recipe.others and not self._others.things:
+            raise DataError(f"others is {recipe.others}, but there are none: name the things that are wanted most")
         self._kinds = [kind for kind in KINDS if recipe.mix.get(kind, 0) > 0]
         shares = np.array([recipe.mix[kind] for kind in self._kinds])
         self._shares = shares / shares.sum()
@@ -103,8 +131,11 @@ class Sampler:
             f"the recipe leaves nothing for scenes of the kind {kind!r}: name more things, or drop the kind"
         )
 
+    def _choice(self, rng: np.random.Generator) -> _Choice:
+        return self._others if self._share_of_others and rng.random() < self._share_of_others else self._wanted
+
     def _try(self, kind: str, rng: np.random.Generator) -> Scene | None:
-        thing = _pick(self._things, rng)
+        thing = _pick(self._choice(rng).things, rng)
         icon = _pick(self._by_thing[thing], rng)
         style = icon.style
         if kind == "pair":
@@ -140,7 +171,10 @@ class Sampler:
         return _pick(colours, rng) if colours else None
 
     def _pair(self, first: str, style: str, rng: np.random.Generator) -> Scene | None:
-        second = _pick(self._by_style[style], rng)
+        fitting = self._choice(rng).by_style[style]
+        if not fitting:
+            return None
+        second = _pick(fitting, rng)
         if without_colour(first) == without_colour(second) or self._split.holds_out_pair(first, second):
             return None
         upright = rng.random() < 0.5
