@@ -69,6 +69,12 @@ def test_from_a_model_to_a_report(place: Path, capsys: pytest.CaptureFixture[str
     assert list(figures["tasks"]) == ["single object", "counting"]
     assert figures["pictures"] == 2
     assert evaluate("cost", place, *few, "--steps", "1", "--samplers", "ddim", "--guidance", "1") == 0
+    (place / "one.txt").write_text("disc\n")
+    assert evaluate("things", place, "--per-thing", "1") == 0
+    assert json.loads((place / "out" / "things.json").read_text())["figures"]["things"] == 7
+    assert evaluate("things", place, "--per-thing", "2", things=place / "one.txt") == 0
+    figures = json.loads((place / "out" / "things.json").read_text())["figures"]
+    assert (figures["things"], figures["pictures"]) == (1, 2)
     text = report.read_text()
     assert "Does it draw what it is asked for?" in text
     assert "ddim, 1 steps, guidance 1" in text
@@ -86,6 +92,7 @@ def test_from_a_model_to_a_report(place: Path, capsys: pytest.CaptureFixture[str
         ),
         ("prompts", {"model": Path("nowhere")}, [], "there is no model 'nowhere'"),
         ("prompts", {}, ["--images", "0"], "--images 0: choose 1 to 64"),
+        ("things", {}, ["--per-thing", "0"], "--per-thing 0: choose 1 to 64"),
         ("prompts", {}, ["--per-task", "0"], "--per-task 0: choose 1 to 1000"),
         ("prompts", {}, ["--per-task", "1000000000"], "--per-task 1000000000: choose 1 to 1000"),
         ("prompts", {}, ["--styles", ","], "',' names nothing"),

@@ -23,6 +23,7 @@ from stablediff.evaluation.reports.distribution import distances, report_distrib
 from stablediff.evaluation.reports.memorisation import report_memorisation
 from stablediff.evaluation.reports.others import report_others
 from stablediff.evaluation.reports.prompts import Answers, admitted_tasks, answer, interval_of, report_prompts
+from stablediff.evaluation.reports.things import ask_for_each, report_things
 from stablediff.evaluation.retrieval import Paste, Retrieval
 from stablediff.evaluation.setting import Setting, known_world
 from stablediff.lexicon import Lexicon
@@ -115,6 +116,30 @@ def test_prompts_report(world: World, tmp_path: Path) -> None:
     assert "| single object | 2 | 100 % |" in text
     assert "![prompts](prompts.png)" in text
     assert Image.open(tmp_path / "prompts.png").width > 300
+
+
+def test_which_things_are_drawn(world: World, tmp_path: Path) -> None:
+    """A draughtsman who knows all of them but two, and a third in one of its styles alone."""
+    prompts = ask_for_each(world, each=2)
+    assert [(p.scene.items[0].thing, p.level) for p in prompts if p.scene.items[0].thing in ("bar", "cross")] == [
+        ("bar", 0), ("bar", 1), ("cross", 0), ("cross", 1),
+    ]  # fmt: skip
+    wrong = {i for i, p in enumerate(prompts) if p.scene.items[0].thing in ("disc", "ring")}
+    wrong.add(next(i for i, p in enumerate(prompts) if p.scene.items[0].thing == "box"))
+    plate = next(i for i, p in enumerate(prompts) if p.scene.items[0].thing == "plate")
+    setting = setting_of(world, tmp_path)
+    setting.artist = Draughtsman(  # type: ignore[assignment]
+        world, prompts, tmp_path / "drawn", order=lambda i: plate if i in wrong else i
+    )
+    text = report_things(setting, each=2).read_text()
+    assert (tmp_path / "things.txt").read_text().splitlines() == ["bar", "cross", "frame", "plate"]
+    assert "**4 of 7 things**" in text
+    assert "| objects | 7 | 4 | 64 % |" in text
+    figures = json.loads((tmp_path / "things.json").read_text())["figures"]
+    assert (figures["things"], figures["drawn"], figures["pictures"], figures["ceiling"]) == (7, 4, 14, 1.0)
+    assert figures["right"]["value"] == pytest.approx(9 / 14, abs=1e-4)
+    assert Image.open(tmp_path / "things.png").height > 300
+    assert len(ask_for_each(world, each=1)) == 7
 
 
 def test_a_task_that_the_judge_cannot_tell_is_not_admitted(world: World, tmp_path: Path) -> None:

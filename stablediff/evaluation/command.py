@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from stablediff.checkpoints.clip_model import load_clip
@@ -22,6 +23,7 @@ from stablediff.evaluation.reports.memorisation import check_memorisation, repor
 from stablediff.evaluation.reports.others import check_drawn, report_others
 from stablediff.evaluation.reports.prompts import report_prompts
 from stablediff.evaluation.reports.text import report_text
+from stablediff.evaluation.reports.things import report_things
 from stablediff.evaluation.setting import Setting, known_world, writing
 from stablediff.pipeline import Pipeline, load
 from stablediff.training.command import Commands
@@ -38,6 +40,8 @@ def add_reports(parser: argparse.ArgumentParser) -> None:
     _add(reports, "prompts", "does it draw what it is asked for, task by task", _prompts)
     limited = _add(reports, "distribution", "how far its pictures are from real ones as a set", _distribution)
     _add(reports, "memorisation", "does it draw, or remember", _memorisation)
+    listed = _add(reports, "things", "which things does it draw, of all that there are", _things)
+    listed.add_argument("--per-thing", type=int, default=3, metavar="N", help="pictures of each thing (default: 3)")
     versus = _add(reports, "others", "the same prompts by other models and by looking up", _others)
     scored = _add(reports, "text", "do pictures and captions belong together, by any CLIP", _text)
     scored.add_argument("--clip", required=True, metavar="CLIP", help="both towers: a folder, or owner/name on the hub")
@@ -125,7 +129,8 @@ def _run(arguments: argparse.Namespace, report: Report) -> int:
 
 def _setting(arguments: argparse.Namespace) -> Setting:
     """Everything is looked at before the first picture is drawn."""
-    for name, most in (("images", 64), ("per_task", 1000), ("cost_per_task", 1000), ("limit", 100_000)):
+    limits = {"images": 64, "per_thing": 64, "per_task": 1000, "cost_per_task": 1000, "limit": 100_000}
+    for name, most in limits.items():
         if not 1 <= getattr(arguments, name, 1) <= most:
             raise EvaluationError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: choose 1 to {most}")
     judge = load_judge(arguments.judge)
@@ -157,6 +162,15 @@ def _inception(arguments: argparse.Namespace, pipeline: Pipeline) -> Embed | Non
 
 def _memorisation(setting: Setting, _: argparse.Namespace) -> Path:
     return report_memorisation(setting)
+
+
+def _things(setting: Setting, arguments: argparse.Namespace) -> Path:
+    """All that the judge knows, whatever the model is said to know."""
+    if arguments.things is None:
+        judged, world = setting.judge.config.things, setting.world
+        every = tuple(thing for thing in judged if thing in set(world.icons.things))
+        setting.world = replace(world, things=every)
+    return report_things(setting, arguments.per_thing)
 
 
 def _others(setting: Setting, arguments: argparse.Namespace) -> Path:

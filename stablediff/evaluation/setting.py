@@ -22,7 +22,7 @@ from stablediff.training.data.icons import Icons
 from stablediff.training.data.split import Split
 
 T = TypeVar("T")
-SECTIONS = ("prompts", "distribution", "memorisation", "others", "cost", "text", "folder")
+SECTIONS = ("prompts", "things", "distribution", "memorisation", "others", "cost", "text", "folder")
 REPORT = "report.md"
 
 
