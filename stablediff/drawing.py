@@ -19,7 +19,7 @@ from stablediff.errors import RequestError, StableDiffError
 from stablediff.files import check_place
 from stablediff.generate import generate
 from stablediff.images import open_image, read_parameters
-from stablediff.lexicon import NEVER_SAW
+from stablediff.lexicon import NOT_LEARNT
 from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline, load
 from stablediff.recipe import began_elsewhere, has_mask, not_understood, parse, starts_from_picture, wishes_of
@@ -278,8 +278,8 @@ def _draw(pipeline: Pipeline, request: Request) -> tuple[Result | None, StableDi
 
 
 def _where_known(note: str, pipeline: Pipeline) -> str:
-    """Behind a note of words that a small model never saw: what shows those that it has."""
-    if not note.startswith(NEVER_SAW) or not pipeline.things("en"):
+    """Behind a note of words that a small model has not learnt: what shows those that it has."""
+    if not note.startswith(NOT_LEARNT) or not pipeline.things("en"):
         return ""
     return f" (python -m stablediff models {pipeline.name} lists what it can draw)"
 

@@ -203,7 +203,7 @@ class _Run:
             self.extra = self._finite("encode", [self.pipeline.vae], self._inpainting_channels)
 
     def _remark_on(self, prompts: list[str]) -> None:
-        """Words that a small model never saw are told, not passed over."""
+        """Words that a small model has not learnt are told, not passed over."""
         if self.pipeline.lexicon is not None and not self.pipeline.loras:  # which may have taught it more
             plain = " ".join(span.text for prompt in prompts for span in parse_emphasis(prompt))
             remark = self.pipeline.lexicon.remark(plain)

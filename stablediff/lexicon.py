@@ -1,4 +1,4 @@
-"""The words that a small model has seen, and what to say of those that it has not."""
+"""The words that a small model has learnt, and what to say of those that it has not."""
 
 import difflib
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 from stablediff.errors import CheckpointError
 
 FILE = "words.txt"
-NEVER_SAW = "the model never saw these words, and can only guess"
+NOT_LEARNT = "the model has not learnt these words, and can only guess"
 CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+|[\u2600-\u27bf\U0001f000-\U0001faff]")  # emoji are words, too
 _YO = str.maketrans("ёЁ", "еЕ")
@@ -60,7 +60,7 @@ class Lexicon:
         if not strangers:
             return None
         told = [f"{word} (near: {', '.join(near)})" if near else word for word, near in strangers.items()]
-        return f"{NEVER_SAW}: {'; '.join(told)}"
+        return f"{NOT_LEARNT}: {'; '.join(told)}"
 
     def to_text(self) -> str:
         return "".join(f"{word}\n" for word in sorted(self.words))

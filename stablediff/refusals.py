@@ -103,8 +103,8 @@ REFUSALS = {
         r"the negative prompt had no effect.*": (
             "«чего избегать» не подействовало: без следования запросу (больше 1) его нет"
         ),
-        r"the model never saw these words, and can only guess: (?P<words>.+)": (
-            "модель не видела этих слов и может только догадываться: {words}"
+        r"the model has not learnt these words, and can only guess: (?P<words>.+)": (
+            "модель не знает этих слов и может только догадываться: {words}"
         ),
         r"the picture is much longer in one direction.*": "картинка слишком вытянута: обрежьте её",
         r"the picture is missing.*": "картинки нет: перетащите её на холст или выберите файл",

@@ -1,4 +1,4 @@
-"""A small model says which words it never saw; defaults travel with a model."""
+"""A small model says which words it has not learnt; defaults travel with a model."""
 
 import json
 from dataclasses import replace
@@ -41,7 +41,7 @@ def test_what_is_told_of_unknown_words() -> None:
     assert LEXICON.remark("a red house") is None
     assert LEXICON.remark("") is None
     told = LEXICON.remark("apples and oranges")
-    assert told == "the model never saw these words, and can only guess: apples (near: apple); and; oranges"
+    assert told == "the model has not learnt these words, and can only guess: apples (near: apple); and; oranges"
     assert (LEXICON.remark(" ".join(f"x{letter}" for letter in "abcdefgh")) or "").count(";") == 3
 
 
@@ -101,5 +101,5 @@ def test_the_bundled_model_tells_on_the_command_line(
     out = str(tmp_path / "a.png")
     assert main(["generate", "red aple, flat style", "--steps", "1", "--size", "128", "--out", out]) == 0
     said = capsys.readouterr().err
-    assert "never saw these words, and can only guess: aple (near: " in said
+    assert "has not learnt these words, and can only guess: aple (near: " in said
     assert "apple" in said

@@ -86,7 +86,7 @@ def test_every_note_has_russian_words(note: str) -> None:
 
 
 def test_words_that_the_model_never_saw_stay_as_they_were_typed() -> None:
-    note = "the model never saw these words, and can only guess: foxx (near: fox, box); zzz"
+    note = "the model has not learnt these words, and can only guess: foxx (near: fox, box); zzz"
     assert translate(note, "ru").endswith("догадываться: foxx (похожие: fox, box); zzz")
 
 

@@ -63,7 +63,7 @@ TEXTS = {
         "токенов: {count}, частей до {length}: {chunks}; прочитаны будут все",
     ),
     "chunk": ("part {number} begins here", "отсюда часть {number}"),
-    "strangers": ("The model never saw these words: {words}", "Модель не видела этих слов: {words}"),
+    "strangers": ("The model has not learnt these words: {words}", "Модель не знает этих слов: {words}"),
     # how to draw
     "quality": ("Quality", "Качество"),
     "quality_info": (
