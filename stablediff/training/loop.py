@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stablediff.device import bfloat16_pays
 from stablediff.errors import ConfigError, NumericalError, StableDiffError
+from stablediff.heap import keep_freed_memory
 from stablediff.training import distributed
 from stablediff.training.average import Average
 from stablediff.training.config import LoopConfig
@@ -77,6 +78,8 @@ class _Run:
         self.rows = slice(distributed.rank() * rows, (distributed.rank() + 1) * rows)
         self.micro = min(config.micro_batch or rows, rows)
         self.autocast = autocast(config, device)
+        if device.type == "cpu":
+            keep_freed_memory()
 
         stage.to(device)
         # FSDP2 takes plain tensors only.
