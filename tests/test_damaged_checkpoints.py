@@ -243,6 +243,7 @@ def test_broken_settings(name: str, copied: Path) -> None:
         ("unet/config.json", {"norm_num_groups": True}, "norm_num_groups is True, and no whole number"),
         ("unet/config.json", {"norm_eps": True}, "norm_eps is True, and no number"),
         ("vae/config.json", {"scaling_factor": False}, "scaling_factor is False, and no number"),
+        ("unet/config.json", {"time_cond_proj_dim": "256"}, "time_cond_proj_dim is '256', and no whole number"),
         ("unet/config.json", {"use_linear_projection": "false"}, "use_linear_projection is 'false', and neither"),
         ("vae/config.json", {"use_quant_conv": []}, "use_quant_conv is \\[\\], and neither"),
         ("unet/config.json", {"upcast_attention": None}, None),  # not set

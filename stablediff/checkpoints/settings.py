@@ -242,7 +242,7 @@ def unet_config(settings: Settings) -> UNetConfig:
         added_text_heads=_whole(settings, "addition_embed_type_num_heads", 64),
         added_size_dim=_whole(settings, "addition_time_embed_dim", 256),
         added_input_dim=_whole(settings, "projection_class_embeddings_input_dim", 2816),
-        guidance_embedding_dim=settings.get("time_cond_proj_dim"),
+        guidance_embedding_dim=_whole(settings, "time_cond_proj_dim") if settings.get("time_cond_proj_dim") else None,
     )
 
 
