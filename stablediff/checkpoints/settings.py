@@ -105,6 +105,10 @@ def _whole(settings: Settings, name: str, default: int | None = None) -> int:
     return _as_whole(name, _value(settings, name, default))
 
 
+def _whole_or_none(settings: Settings, name: str) -> int | None:
+    return None if settings.get(name) is None else _whole(settings, name)
+
+
 def _as_whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
         raise ValueError(f"{name} is {reprlib.repr(value)}, and no whole number")
@@ -242,7 +246,7 @@ def unet_config(settings: Settings) -> UNetConfig:
         added_text_heads=_whole(settings, "addition_embed_type_num_heads", 64),
         added_size_dim=_whole(settings, "addition_time_embed_dim", 256),
         added_input_dim=_whole(settings, "projection_class_embeddings_input_dim", 2816),
-        guidance_embedding_dim=_whole(settings, "time_cond_proj_dim") if settings.get("time_cond_proj_dim") else None,
+        guidance_embedding_dim=_whole_or_none(settings, "time_cond_proj_dim"),
     )
 
 

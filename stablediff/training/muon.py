@@ -20,7 +20,7 @@ _ROUNDS = 5
 _STRENGTH = 0.2
 
 
-# Up to so many columns a row, rounds of X in bfloat16 are faster than rounds of G in float32 (measured on Zen 5).
+# Up to so many columns a row, rounds of X in bfloat16 are faster than rounds of G in float32 (AVX512-BF16).
 _WIDE = 4
 
 
