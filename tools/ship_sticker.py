@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import shutil
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from stablediff.training.data.icons import Icons
 from stablediff.training.data.pictures import IconScenes
 from stablediff.training.data.scenes import SceneRecipe
 from stablediff.training.data.split import read_split
+from stablediff.training.material import ScenesConfig
 
 ROOT = Path(__file__).parent.parent
 BUNDLED = ROOT / "stablediff" / "assets" / "sticker"
@@ -36,19 +38,21 @@ def main() -> None:
     arguments = parser.parse_args()
     if not (arguments.model / "model_index.json").is_file():
         parser.error(f"there is no model in {arguments.model}: train one with `make sticker`")
-    things = [line.strip() for line in arguments.things.read_text(encoding="utf-8").splitlines() if line.strip()]
-    icons = Icons(arguments.data)
-    words = read_lexicon(arguments.model)
+    scenes = tomllib.loads(STAGE.read_text(encoding="utf-8"))["scenes"]
+    recipe = ScenesConfig(things_file=arguments.things, styles=tuple(scenes["styles"]), mix=scenes["mix"]).recipe()
+    icons, words = Icons(arguments.data), read_lexicon(arguments.model)
+    if words is not None:  # before anything is removed
+        words = words_about(recipe, words, icons)
 
     card = (BUNDLED / "README.md").read_bytes()
     shutil.rmtree(BUNDLED)
     shutil.copytree(arguments.model, BUNDLED)
     (BUNDLED / "README.md").write_bytes(card)
     russian = {icon.thing: icon.names["ru"][0] for icon in icons.records if icon.names.get("ru")}
-    (BUNDLED / "known.txt").write_text("".join(f"{thing}\n" for thing in things), encoding="utf-8")
-    (BUNDLED / "known.ru.txt").write_text("".join(f"{russian.get(t, t)}\n" for t in things), encoding="utf-8")
+    (BUNDLED / "known.txt").write_text("".join(f"{thing}\n" for thing in recipe.things), encoding="utf-8")
+    (BUNDLED / "known.ru.txt").write_text("".join(f"{russian.get(t, t)}\n" for t in recipe.things), encoding="utf-8")
     if words is not None:
-        (BUNDLED / FILE).write_text(words_about(things, words, icons, arguments.data).to_text(), encoding="utf-8")
+        (BUNDLED / FILE).write_text(words.to_text(), encoding="utf-8")
     shutil.copyfile(arguments.data / "LICENCES.md", BUNDLED / "LICENCES.md")
     files = sorted(p for p in BUNDLED.rglob("*") if p.is_file() and p.name not in ("README.md", "SHA256SUMS"))
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(BUNDLED).as_posix()}\n" for p in files]
@@ -56,18 +60,16 @@ def main() -> None:
     print(f"{sum(p.stat().st_size for p in files) / 1e6:.1f} MB in {BUNDLED}: now bring its README.md up to date")
 
 
-def words_about(things: list[str], words: Lexicon, icons: Icons, data: Path) -> Lexicon:
+def words_about(recipe: SceneRecipe, words: Lexicon, icons: Icons) -> Lexicon:
     """Words said only of other things, which it saw but does not draw, are left out: whoever asks for one is told."""
-    scenes = tomllib.loads(STAGE.read_text(encoding="utf-8"))["scenes"]
-    split, rng = read_split(data / "split.json"), np.random.default_rng(0)
+    others = tuple(thing for thing in icons.things if thing not in recipe.things)
+    split, rng = read_split(icons.folder / "split.json"), np.random.default_rng(0)
 
-    def said_of(some: list[str]) -> frozenset[str]:
-        recipe = SceneRecipe(tuple(some), tuple(scenes["styles"]), scenes["mix"])
-        about = IconScenes(icons, split, recipe, CAPTIONS, seed=0, russian=0.5)
+    def said_of(some: SceneRecipe) -> frozenset[str]:
+        about = IconScenes(icons, split, some, CAPTIONS, seed=0, russian=0.5)
         return Lexicon.of(about.caption(i, rng) for i in range(CAPTIONS)).words
 
-    others = [thing for thing in icons.things if thing not in things]
-    return Lexicon(words.words - (said_of(others) - said_of(things))) if others else words
+    return Lexicon(words.words - (said_of(replace(recipe, things=others)) - said_of(recipe))) if others else words
 
 
 if __name__ == "__main__":

@@ -167,9 +167,7 @@ def _memorisation(setting: Setting, _: argparse.Namespace) -> Path:
 def _things(setting: Setting, arguments: argparse.Namespace) -> Path:
     """All that the judge knows, whatever the model is said to know."""
     if arguments.things is None:
-        judged, world = setting.judge.config.things, setting.world
-        every = tuple(thing for thing in judged if thing in set(world.icons.things))
-        setting.world = replace(world, things=every)
+        setting.world = replace(setting.world, things=setting.judge.config.things)
     return report_things(setting, arguments.per_thing)
 
 

@@ -74,7 +74,7 @@ def report_things(setting: Setting, each: int) -> Path:
 
 
 def ask_for_each(world: World, each: int) -> list[Prompt]:
-    """One prompt for each thing and style, those first that training showed it in; of the others any `each`."""
+    """A prompt for each thing in up to `each` of its styles, those first in which training showed it."""
     icons: dict[str, list[Icon]] = defaultdict(list)
     for icon in world.icons.records:
         if icon.style in world.styles:

@@ -105,8 +105,8 @@ class Sampler:
             if strange := sorted(set(wanted) - set(known)):
                 raise DataError(f"there is no {kind} {strange[0]!r} among the icons: take its name from icons.jsonl")
         things, styles = set(recipe.things or icons.things), set(recipe.styles or icons.styles)
-        seen = [icon for icon in icons.records if icon.style in styles]
-        seen = [icon for icon in seen if not split.holds_out_style(icon.thing, icon.style)]
+        shown = [icon for icon in icons.records if icon.style in styles]
+        seen = [icon for icon in shown if not split.holds_out_style(icon.thing, icon.style)]
         self._split = split
         self._by_thing: dict[str, list[Icon]] = defaultdict(list)
         for icon in seen:
