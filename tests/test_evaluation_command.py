@@ -54,8 +54,11 @@ def test_from_icons_to_a_judge(place: Path, tmp_path: Path, capsys: pytest.Captu
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "run" / "model")
     assert load_judge(tmp_path / "run" / "model").config.things == ("disc", "ring", "bar")
+    strange = [*arguments, "--out", str(tmp_path / "other")]
+    assert main([*strange, "--set", 'styles=["baroque"]']) == 2
+    assert "there is no style 'baroque' among the icons: choose of flat, soft" in capsys.readouterr().err
     (tmp_path / "things.txt").write_text("unicorn\n")
-    assert main([*arguments, "--out", str(tmp_path / "other")]) == 2
+    assert main(strange) == 2
     assert "there is no thing 'unicorn' among the icons" in capsys.readouterr().err
 
 

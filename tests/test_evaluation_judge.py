@@ -111,7 +111,7 @@ def test_batches_are_functions_of_the_step(world: World) -> None:
 
 
 def test_the_map_says_where_things_are(world: World) -> None:
-    stage, scenes = stage_of(world), JudgeScenes(world.icons, world.split, THINGS)
+    stage, scenes = stage_of(world), JudgeScenes(world.icons, world.split, THINGS, STYLES)
     for i in range(20):
         scene = scenes.draw(np.random.default_rng(i))
         things, colours = stage._maps(scene)
@@ -124,7 +124,7 @@ def test_the_map_says_where_things_are(world: World) -> None:
 
 
 def test_all_icons_are_learnt_and_no_colour_or_pair_that_is_held_out(world: World) -> None:
-    scenes = JudgeScenes(world.icons, world.split, THINGS)
+    scenes = JudgeScenes(world.icons, world.split, THINGS, STYLES)
     drawn = [scenes.draw(np.random.default_rng(i)) for i in range(400)]
     split = world.split
     assert {len(scene.items) for scene in drawn} == {1, 2, 3, 4}

@@ -54,10 +54,10 @@ def test_examples_styles_and_things_are_in_a_language_that_the_model_knows(
 
 
 def test_only_styles_that_the_model_has_seen_are_offered(tmp_path: Path) -> None:
-    model = bundled(tmp_path, "fox retro flat style")
-    assert [value for _, value in style_choices(model, "ru")] == ["", "style_flat", "style_retro"]
-    assert styled("fox", "style_retro", model) == "fox, retro style"
-    assert len(style_choices(replace(model, lexicon=None), "en")) == 6
+    model = bundled(tmp_path, "fox pixel flat style")
+    assert [value for _, value in style_choices(model, "ru")] == ["", "style_flat", "style_pixel"]
+    assert styled("fox", "style_pixel", model) == "fox, pixel style"
+    assert len(style_choices(replace(model, lexicon=None), "en")) == 7
 
 
 def test_other_models_have_other_styles_and_no_list_of_things() -> None:

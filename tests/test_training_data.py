@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -348,8 +349,8 @@ def test_scenes_are_a_function_of_seed_and_number(icons):
 
 def test_other_things_have_their_share_and_change_nothing_without_one(icons):
     wanted = ("cat", "dog")
-    plain = Sampler(SceneRecipe(things=wanted, mix={"single": 1, "pair": 1}), NOTHING, icons)
-    mixed = Sampler(SceneRecipe(things=wanted, mix={"single": 1, "pair": 1}, others=0.3), NOTHING, icons)
+    recipe = SceneRecipe(things=wanted, styles=("flat", "classic", "simple"), mix={"single": 1, "pair": 1})
+    plain, mixed = Sampler(recipe, NOTHING, icons), Sampler(replace(recipe, others=0.3), NOTHING, icons)
     shown = [item.thing for i in range(400) for item in mixed.sample(np.random.default_rng(i)).items]
     assert 0.2 < sum(thing not in wanted for thing in shown) / len(shown) < 0.4
     assert set(shown) == set(icons.things)

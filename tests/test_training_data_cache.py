@@ -77,9 +77,12 @@ def test_rendering_keeps_alpha_straight_and_turns_aliases():
 def test_what_was_built_opens_with_names_colours_and_pixels(folder):
     cache.build(folder, processes=1, sets=SETS)
     icons = Icons(folder)
-    assert icons.styles == ("flat", "classic", "simple")
+    assert icons.styles == ("flat", "classic", "simple", "line")
     found = {(icon.style, icon.thing): icon.source.rsplit("/", 1)[1] for icon in icons.records}
-    assert found == {
+    lined = {thing: source for (style, thing), source in found.items() if style == "line"}
+    assert lined == {thing: f"{found['flat', thing]} in line style" for thing in lined}
+    assert len(lined) == 4
+    assert {pair: source for pair, source in found.items() if pair[0] != "line"} == {
         ("flat", "red apple"): "red-apple",
         ("flat", "cat"): "cat",
         ("flat", "cat face"): "cat-face",
@@ -191,7 +194,7 @@ def test_the_command_builds_and_counts(folder, monkeypatch, capsys):
     add_data_command(parser.add_subparsers())
     arguments = parser.parse_args(["data", "--folder", str(folder), "--processes", "1"])
     assert arguments.run(arguments) == 0
-    assert "11 icons of 6 things in" in capsys.readouterr().out
+    assert "15 pictures of 6 things in" in capsys.readouterr().out
     arguments = parser.parse_args(["data", "--folder", str(folder), "--processes", "0"])
     with pytest.raises(DataError, match="--processes 0"):
         arguments.run(arguments)

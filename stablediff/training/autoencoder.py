@@ -31,6 +31,8 @@ class AutoencoderConfig:
     """A stage file. Weights of losses are relative to the pixels' own."""
 
     loop: LoopConfig
+    # Of the icons, which are learnt (none: all).
+    styles: tuple[str, ...] = ()
     crop: int = 128
     # From this share of the run on, crops of twice the side, a quarter as many.
     larger_crops_from: float = 0.65

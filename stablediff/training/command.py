@@ -98,7 +98,7 @@ def run_stage(arguments: argparse.Namespace, device: torch.device, stage: Stage,
 
 def _autoencoder(arguments: argparse.Namespace, device: torch.device) -> int:
     config = read_config(arguments, AutoencoderConfig)
-    crops, held_out = crops_of(arguments.data, config.vae.image_channels, config.loop.seed)
+    crops, held_out = crops_of(arguments.data, config.vae.image_channels, config.loop.seed, config.styles)
     return run_stage(arguments, device, AutoencoderStage(config, crops, held_out), config.loop)
 
 

@@ -9,14 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stablediff.errors import ConfigError
+from stablediff.errors import ConfigError, DataError
 from stablediff.models.vae import VAE
 from stablediff.training.crops import Crops
 from stablediff.training.data.folder import FolderPictures
-from stablediff.training.data.icons import RECORDS, Icons
+from stablediff.training.data.icons import RECORDS, Icon, Icons
 from stablediff.training.data.pictures import IconScenes, Pictures
 from stablediff.training.data.scenes import ALONE, Item, Scene, SceneRecipe, render_scene
 from stablediff.training.data.split import Split, read_split
+from stablediff.training.data.styles import drawn_in
 from stablediff.training.latents import cached_latents
 
 _HELD_OUT = 64  # pictures that an autoencoder is measured on
@@ -100,18 +101,25 @@ def is_icons(data: Path) -> bool:
     return (data / RECORDS).exists()
 
 
-def crops_of(data: Path, channels: int, seed: int) -> tuple[Crops, list[NDArray[np.uint8]]]:
-    """-> crops of all pictures but those held out, and some of these, whole. Raises DataError."""
+def crops_of(data: Path, channels: int, seed: int, styles: Sequence[str] = ()) -> tuple[Crops, list[NDArray[np.uint8]]]:
+    """-> crops of the pictures in `styles` (none: all) but those held out; some of these, whole. Raises DataError."""
     if not is_icons(data):
         folder = FolderPictures(data, 512, channels)
         held_out = list(range(0, len(folder), 50))[:_HELD_OUT] if len(folder) >= 50 else []
         learnt = [i for i in range(len(folder)) if i not in set(held_out)]
         return Crops(lambda i: folder.picture(learnt[i]), len(learnt), channels), [folder.picture(i) for i in held_out]
     icons, split = Icons(data), read_split(data / "split.json")
-    held = [icon.index for icon in icons.records if split.holds_out_style(icon.thing, icon.style)]
-    kept = [icon.index for icon in icons.records if not split.holds_out_style(icon.thing, icon.style)]
-    some = np.random.default_rng(seed).permutation(held)[:_HELD_OUT]
-    return Crops(lambda i: icons.picture(kept[i]), len(kept), channels), [icons.picture(int(i)) for i in some]
+    if strange := sorted(set(styles) - set(icons.styles)):
+        raise DataError(f"there is no style {strange[0]!r} among the icons: choose of {', '.join(icons.styles)}")
+    wanted = [icon for icon in icons.records if icon.style in (styles or icons.styles)]
+    held = [icon for icon in wanted if split.holds_out_style(icon.thing, icon.style)]
+    kept = [icon for icon in wanted if not split.holds_out_style(icon.thing, icon.style)]
+    some = np.random.default_rng(seed).permutation(len(held))[:_HELD_OUT]
+
+    def picture(icon: Icon) -> NDArray[np.uint8]:
+        return drawn_in(icon.style, icons.picture(icon.index))
+
+    return Crops(lambda i: picture(kept[i]), len(kept), channels), [picture(held[i]) for i in some]
 
 
 def shown_of(

@@ -19,7 +19,8 @@ _STYLES = {
     "style_soft": (", soft style", ", в мягком стиле"),
     "style_glossy": (", glossy style", ", в глянцевом стиле"),
     "style_bold": (", bold style", ", в ярком стиле"),
-    "style_retro": (", retro style", ", в стиле ретро"),
+    "style_pixel": (", pixel style", ", в пиксельном стиле"),
+    "style_line": (", line style", ", в контурном стиле"),
 }
 _BIG_STYLES = {
     "style_photo": ", photograph, natural light, sharp focus",

@@ -48,13 +48,13 @@ class JudgeScenes:
     What the split holds out of colours and pairs does not occur: on such scenes the judge is examined itself.
     """
 
-    def __init__(self, icons: Icons, split: Split, things: Sequence[str]) -> None:
-        wanted = set(things)
+    def __init__(self, icons: Icons, split: Split, things: Sequence[str], styles: Sequence[str]) -> None:
+        wanted, drawn = set(things), set(styles)
         self._split = split
         self._by_thing: dict[str, list[Icon]] = defaultdict(list)
         self._by_style: dict[str, list[Icon]] = defaultdict(list)
         for icon in icons.records:
-            if icon.thing in wanted:
+            if icon.thing in wanted and icon.style in drawn:
                 self._by_thing[icon.thing].append(icon)
                 self._by_style[icon.style].append(icon)
         self._things = list(self._by_thing)

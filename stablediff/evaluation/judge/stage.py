@@ -32,12 +32,14 @@ _PRESENCE = 20.0  # weight of finding centres, a mean over mostly empty cells
 class JudgeStageConfig:
     """A stage file. `things_file` has a thing a line; `num_things` of them are learnt (0: all).
 
-    `start_from` is the folder of another judge, whose weights of the same name and shape are taken over.
+    They are learnt in `styles` (none: all), which are told from each other and from no others. `start_from` is the
+    folder of another judge, whose weights of the same name and shape are taken over.
     """
 
     loop: LoopConfig
     things_file: Path | None = None
     num_things: int = 0
+    styles: tuple[str, ...] = ()
     widths: tuple[int, ...] = (48, 96, 192)
     start_from: Path | None = None
 
@@ -55,13 +57,14 @@ class JudgeStage(Stage):
     ) -> None:
         super().__init__()
         self.config, self.exam = config, exam
-        self._icons, self._scenes = SmallIcons(icons), JudgeScenes(icons, split, things)
+        styles = config.styles or icons.styles
+        self._icons, self._scenes = SmallIcons(icons), JudgeScenes(icons, split, things, styles)
         self._thing_ids = {thing: i for i, thing in enumerate(things)}
-        self._style_ids = {style: i for i, style in enumerate(icons.styles)}
+        self._style_ids = {style: i for i, style in enumerate(styles)}
         self._colour_ids = {colour: i for i, colour in enumerate(COLOURS)}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.loop.seed)
-            self.judge = Judge(JudgeConfig(things, icons.styles, config.widths))
+            self.judge = Judge(JudgeConfig(things, styles, config.widths))
         if config.start_from is not None:
             take_over(self.judge, config.start_from)
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from stablediff.training.data.names import Thing, read_things
 from stablediff.training.data.render import SIZE, check_renderer, render, to_svg
 from stablediff.training.data.sources import ICON_SETS, KEYWORDS, LABELS, IconSet, fetch, read_json, write_licences
 from stablediff.training.data.split import make_split
+from stablediff.training.data.styles import DRAWN_STYLES
 
 _CHUNK = 64  # pictures between two notes of how far it is
 _SPARE = 2**28  # bytes to leave free
@@ -59,6 +60,9 @@ def build(folder: Path, processes: int = 2, sets: tuple[IconSet, ...] = ICON_SET
         write_licences(folder, (*sets, LABELS, KEYWORDS))
         pixels = _render_all(plan, packages, folder, processes)
         icons = [_describe(index, planned, pixels[index]) for index, planned in enumerate(plan)]
+        icons += [
+            _redrawn(icon, style) for style, how in DRAWN_STYLES.items() for icon in icons if icon.style == how.of
+        ]
         make_split(icons).write(folder / "split.json")
         write_whole(folder / RECORDS, "".join(icon.to_json() + "\n" for icon in icons).encode())
     except OSError as error:
@@ -82,6 +86,12 @@ def _describe(index: int, planned: Planned, picture: NDArray[np.uint8]) -> Icon:
     return Icon(
         index, planned.source, planned.icon_set.style, thing.label, thing.group, thing.names, colours_of(picture)
     )
+
+
+def _redrawn(icon: Icon, style: str) -> Icon:
+    """The same pixels, which a scene will show in another style."""
+    colours = () if DRAWN_STYLES[style].colourless else icon.colours
+    return replace(icon, style=style, source=f"{icon.source} in {style} style", colours=colours)
 
 
 def _render_all(

@@ -24,6 +24,6 @@ def _run(arguments: argparse.Namespace) -> int:
         raise DataError(f"--processes {arguments.processes}: it must be 1 or more")
     icons = build(arguments.folder, arguments.processes)
     styles = Counter(icon.style for icon in icons)
-    print(f"{len(icons):,} icons of {len({icon.thing for icon in icons}):,} things in {arguments.folder}")
+    print(f"{len(icons):,} pictures of {len({icon.thing for icon in icons}):,} things in {arguments.folder}")
     print(", ".join(f"{style} {count:,}" for style, count in styles.items()))
     return 0

@@ -17,7 +17,7 @@ PIXELS, RECORDS = "icons.npy", "icons.jsonl"
 class Icon:
     """One picture: which thing, in which style, and what both are called."""
 
-    index: int
+    index: int  # of the pixels that it is drawn from
     source: str  # package@version/icon
     style: str
     thing: str  # one English label a concept
@@ -50,7 +50,8 @@ class Icons:
             raise DataError(f"there are no icons in {self.folder}: {remedy}") from error
         except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"the icons in {self.folder} cannot be read ({error}): {remedy}") from error
-        if self._pixels.shape != (len(self.records), SIZE, SIZE, 4) or self._pixels.dtype != np.uint8:
+        num = len({icon.index for icon in self.records})
+        if self._pixels.shape != (num, SIZE, SIZE, 4) or self._pixels.dtype != np.uint8:
             raise DataError(f"{RECORDS} and {PIXELS} in {self.folder} do not belong together: {remedy}")
         self.things: tuple[str, ...] = tuple(dict.fromkeys(icon.thing for icon in self.records))
         self.styles: tuple[str, ...] = tuple(dict.fromkeys(icon.style for icon in self.records))
@@ -63,7 +64,7 @@ class Icons:
         return len(self.records)
 
     def picture(self, index: int) -> NDArray[np.uint8]:
-        """-> (512, 512, 4), RGB and straight alpha; not to be written to."""
+        """-> (512, 512, 4), RGB and straight alpha, as its set has it; not to be written to."""
         return self._pixels[index]
 
     def find(self, thing: str, style: str) -> Icon | None:

@@ -13,6 +13,7 @@ from stablediff.errors import DataError
 from stablediff.training.data.colours import COLOURS, recolour, to_rgb
 from stablediff.training.data.icons import Icon, Icons
 from stablediff.training.data.split import Split
+from stablediff.training.data.styles import drawn_in
 from stablediff.training.data.words import SIZES, names_a_colour, without_colour
 
 _T = TypeVar("_T")
@@ -194,8 +195,7 @@ def sample_scene(recipe: SceneRecipe, split: Split, icons: Icons, rng: np.random
 
 def render_scene(scene: Scene, icons: Icons, size: int = 512) -> NDArray[np.uint8]:
     """-> (size, size, 4), RGB and straight alpha, transparent where there is no background. Raises DataError."""
-    paper = (0, 0, 0, 0) if scene.background is None else (*paint(scene.background), 255)
-    canvas = Image.new("RGBA", (size, size), paper)
+    canvas = Image.new("RGBA", (size, size))
     for item in scene.items:
         icon = icons.find(item.thing, scene.style)
         if icon is None:
@@ -209,7 +209,11 @@ def render_scene(scene: Scene, icons: Icons, size: int = 512) -> NDArray[np.uint
         layer = Image.new("RGBA", canvas.size)
         layer.paste(drawn, (round(item.x * size - side / 2), round(item.y * size - side / 2)))
         canvas = Image.alpha_composite(canvas, layer)
-    return np.asarray(canvas)
+    in_style = drawn_in(scene.style, np.asarray(canvas))
+    if scene.background is None:
+        return in_style
+    paper = Image.new("RGBA", canvas.size, (*paint(scene.background), 255))
+    return np.asarray(Image.alpha_composite(paper, Image.fromarray(in_style)))
 
 
 def paint(colour: str) -> tuple[int, int, int]:

@@ -65,7 +65,7 @@ ICON_SETS = (
         "MIT",
         "Microsoft",
         "https://github.com/microsoft/fluentui-emoji",
-        "bold",
+        "plain",
     ),
     IconSet(
         "@iconify-json/emojione", "1.2.3", "CC-BY-4.0", "Emoji One", "https://github.com/EmojiTwo/emojitwo", "classic"
@@ -136,8 +136,8 @@ def write_licences(folder: Path, sources: Sequence[Source]) -> None:
     )
     text = (
         "# Licences of the training data\n\n"
-        "The pictures were rendered from these icon sets, unchanged; scenes made of them recolour, scale and combine "
-        "them. The names come from the label packages.\n\n"
+        "The pictures were rendered from these icon sets, unchanged; scenes made of them recolour, scale, combine and "
+        "redraw them. The names come from the label packages.\n\n"
         f"| package | version | licence | author |\n|---|---|---|---|\n{rows}\n"
     )
     (folder / "LICENCES.md").write_text(text, encoding="utf-8")

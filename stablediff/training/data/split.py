@@ -10,6 +10,7 @@ from pathlib import Path
 from stablediff.errors import DataError
 from stablediff.training.data.colours import COLOURS
 from stablediff.training.data.icons import Icon
+from stablediff.training.data.styles import DRAWN_STYLES
 from stablediff.training.data.templates import TABLES, Table
 from stablediff.training.data.words import without_colour
 
@@ -58,9 +59,12 @@ def make_split(records: Iterable[Icon], seed: int = 0) -> Split:
     for thing, icons in things.items():
         natural[without_colour(thing)].update(*(icon.colours for icon in icons))
         shares = {icon.style: _share(seed, "style", thing, icon.style) for icon in icons}
-        style = min(shares, key=shares.__getitem__)  # at most one a thing: its other pictures are to be learnt from
-        if len(icons) >= 4 and shares[style] < 0.05:
-            styles.add((thing, style))
+        # At most one a thing: its other pictures are to be learnt from. Styles of the sets come first.
+        of_sets = [style for style in shares if style not in DRAWN_STYLES]
+        for some, others in ((of_sets, of_sets), ([style for style in shares if style in DRAWN_STYLES], shares)):
+            if len(others) >= 4 and some and shares[style := min(some, key=shares.__getitem__)] < 0.05:
+                styles.add((thing, style))
+                break
         for language, known in icons[0].names.items():
             ranked = sorted(known[1:], key=lambda name: _share(seed, "name", thing, name))
             if len(ranked) >= 3 and _share(seed, language, thing) < 0.5:

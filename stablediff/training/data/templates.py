@@ -7,13 +7,19 @@ EN_STYLED: Table = {
     "{body}, {style} style": 10,
     "{a_body} in {style} style": 4,
     "{style} {body} sticker": 2,
+    "{body}, {style} art": 2,  # as "pixel art" and "line art" are called
     "{body} in {style} style": 1,
     "{style} style {body}": 1,
     "{body} sticker, {style} style": 1,
     "{a_body}, {style}": 1,
 }
 # For sentences, before which no adjective can stand.
-EN_STYLED_LONG: Table = {"{body}, {style} style": 4, "{body} in {style} style": 1, "{style} style: {body}": 1}
+EN_STYLED_LONG: Table = {
+    "{body}, {style} style": 4,
+    "{body}, {style} art": 2,
+    "{body} in {style} style": 1,
+    "{style} style: {body}": 1,
+}
 EN_BACKGROUND: Table = {
     "{body} on {a_colour} background": 4,
     "{body}, {colour} background": 2,

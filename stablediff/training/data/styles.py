@@ -1,0 +1,103 @@
+"""Styles that are drawn here, out of the icons of another one: what sets them apart is how, not what.
+
+A set of icons has its own cat, so that its style is learnt cat by cat. A style that is drawn is the same for every
+thing, which is what lets it be asked for on a thing that never had it.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+Picture = NDArray[np.uint8]  # (H,H,4), RGB and straight alpha
+_INK = (30, 27, 38)
+_GRID = 32  # blocks along a side of a pixel picture
+_PALETTE = 16  # its colours
+_OUTLINE = 0.017  # sigma of the blur that grows an outline, as a share of the side
+_STROKE = 4 / 512  # half of a line's width
+_FAINTEST, _CONTRAST = 0.10, 4.0  # a step in brightness that gives a line, and how soon it is a black one
+
+
+@dataclass(frozen=True)
+class DrawnStyle:
+    """How a picture of another style becomes one of this style."""
+
+    of: str
+    draw: Callable[[Picture], Picture]
+    colourless: bool = False
+
+
+def outlined(picture: Picture) -> Picture:
+    """A thick dark line around everything, as stickers and comics have it."""
+    alpha = picture[..., 3]
+    grown = Image.fromarray(alpha).filter(ImageFilter.GaussianBlur(_OUTLINE * len(picture)))
+    line = np.clip((np.asarray(grown, np.float32) / 255 - 0.06) / 0.1, 0, 1)
+    ink = np.empty_like(picture)
+    ink[..., :3], ink[..., 3] = _INK, np.maximum((255 * line).astype(np.uint8), alpha)
+    return np.asarray(Image.alpha_composite(Image.fromarray(ink), Image.fromarray(picture)))
+
+
+def pixelated(picture: Picture) -> Picture:
+    """Blocks of few colours with a dark rim, as in old video games."""
+    blocks = np.asarray(Image.fromarray(picture).resize((_GRID, _GRID), Image.Resampling.BOX))
+    solid = blocks[..., 3] > 127
+    if not solid.any():
+        return np.zeros_like(picture)
+    colours = blocks[..., :3].copy()
+    colours[~solid] = colours[solid].mean(axis=0)  # what is clear takes no place in the palette
+    few = Image.fromarray(colours).quantize(_PALETTE, method=Image.Quantize.MAXCOVERAGE).convert("RGB")
+    drawn = np.zeros_like(blocks)
+    drawn[_beside(solid) & ~solid] = (*_INK, 255)
+    drawn[solid] = np.dstack([np.asarray(few), np.full((_GRID, _GRID), 255, np.uint8)])[solid]
+    return np.asarray(Image.fromarray(drawn).resize(picture.shape[1::-1], Image.Resampling.NEAREST))
+
+
+def _beside(solid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The four neighbours of what is solid."""
+    wide = np.pad(solid, 1)
+    return wide[2:, 1:-1] | wide[:-2, 1:-1] | wide[1:-1, 2:] | wide[1:-1, :-2]
+
+
+def lined(picture: Picture) -> Picture:
+    """Dark lines on white where colours meet, as on a page to be coloured in."""
+    reach = max(round(_STROKE * len(picture)), 1)
+    alpha = picture[..., 3]
+    seen = [(picture[..., c] * (alpha / 255)).astype(np.uint8) for c in range(3)]
+    step = np.max([_contrast(part, reach) for part in (*seen, alpha)], axis=0)
+    ink = Image.fromarray((255 * np.clip((step - _FAINTEST) * _CONTRAST, 0, 1)).astype(np.uint8))
+    ink_at = np.asarray(ink.filter(ImageFilter.GaussianBlur(len(picture) / 512)), np.float32)[..., None] / 255
+    drawn = np.empty_like(picture)
+    drawn[..., :3] = 255 + ink_at * (np.array(_INK) - 255)
+    drawn[..., 3] = np.maximum(alpha, 255 * ink_at[..., 0])
+    return drawn
+
+
+def _contrast(part: NDArray[np.uint8], reach: int) -> NDArray[np.float32]:
+    """How far apart the values up to `reach` pixels around each pixel are, from 0 to 1."""
+    apart = _extreme(part, reach, np.maximum) - _extreme(part, reach, np.minimum)
+    return np.divide(apart, 255, dtype=np.float32)
+
+
+def _extreme(part: NDArray[np.uint8], reach: int, of_two: np.ufunc) -> NDArray[np.uint8]:
+    """Along rows, then along columns, shift by shift: 15 times as fast as Pillow's rank filters."""
+    for axis in (0, 1):
+        wide = np.moveaxis(np.pad(part, [(reach, reach) if i == axis else (0, 0) for i in (0, 1)], "edge"), axis, 0)
+        shifts = [wide[start : start + len(part)] for start in range(2 * reach + 1)]
+        part = np.moveaxis(functools.reduce(of_two, shifts), 0, axis)
+    return part
+
+
+# Flat and shaded sets are what they are drawn from: lines need plain colours, blocks look better with shading.
+DRAWN_STYLES = {
+    "bold": DrawnStyle("plain", outlined),
+    "pixel": DrawnStyle("soft", pixelated),
+    "line": DrawnStyle("flat", lined, colourless=True),
+}
+
+
+def drawn_in(style: str, picture: Picture) -> Picture:
+    """`picture` of icons as a style has it: as it is for the style of a set."""
+    return DRAWN_STYLES[style].draw(picture) if style in DRAWN_STYLES else picture
