@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stablediff.errors import ConfigError, DataError
+from stablediff.errors import ConfigError
 from stablediff.models.vae import VAE
 from stablediff.training.crops import Crops
 from stablediff.training.data.folder import FolderPictures
@@ -109,9 +109,8 @@ def crops_of(data: Path, channels: int, seed: int, styles: Sequence[str] = ()) -
         learnt = [i for i in range(len(folder)) if i not in set(held_out)]
         return Crops(lambda i: folder.picture(learnt[i]), len(learnt), channels), [folder.picture(i) for i in held_out]
     icons, split = Icons(data), read_split(data / "split.json")
-    if strange := sorted(set(styles) - set(icons.styles)):
-        raise DataError(f"there is no style {strange[0]!r} among the icons: choose of {', '.join(icons.styles)}")
-    wanted = [icon for icon in icons.records if icon.style in (styles or icons.styles)]
+    chosen = set(icons.chosen_styles(styles))
+    wanted = [icon for icon in icons.records if icon.style in chosen]
     held = [icon for icon in wanted if split.holds_out_style(icon.thing, icon.style)]
     kept = [icon for icon in wanted if not split.holds_out_style(icon.thing, icon.style)]
     some = np.random.default_rng(seed).permutation(len(held))[:_HELD_OUT]

@@ -57,7 +57,7 @@ class JudgeStage(Stage):
     ) -> None:
         super().__init__()
         self.config, self.exam = config, exam
-        styles = config.styles or icons.styles
+        styles = icons.chosen_styles(config.styles)
         self._icons, self._scenes = SmallIcons(icons), JudgeScenes(icons, split, things, styles)
         self._thing_ids = {thing: i for i, thing in enumerate(things)}
         self._style_ids = {style: i for i, style in enumerate(styles)}

@@ -1,6 +1,7 @@
 """The rendered icons on this disk, and what is known of each."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -66,6 +67,12 @@ class Icons:
     def picture(self, index: int) -> NDArray[np.uint8]:
         """-> (512, 512, 4), RGB and straight alpha, as its set has it; not to be written to."""
         return self._pixels[index]
+
+    def chosen_styles(self, styles: Sequence[str]) -> tuple[str, ...]:
+        """`styles`, or all if none is named. Raises DataError for one that there is not."""
+        if strange := sorted(set(styles) - set(self.styles)):
+            raise DataError(f"there is no style {strange[0]!r} among the icons: choose of {', '.join(self.styles)}")
+        return tuple(styles) or self.styles
 
     def find(self, thing: str, style: str) -> Icon | None:
         return self._found.get((thing, style))
