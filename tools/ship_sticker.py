@@ -21,6 +21,7 @@ from stablediff.training.data.icons import Icons
 from stablediff.training.data.pictures import IconScenes
 from stablediff.training.data.scenes import SceneRecipe
 from stablediff.training.data.split import read_split
+from stablediff.training.data.words import RU_STYLE_NAMES, RU_STYLES
 from stablediff.training.material import ScenesConfig
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 def words_about(recipe: SceneRecipe, words: Lexicon, icons: Icons) -> Lexicon:
-    """Words said only of other things, which it saw but does not draw, are left out: whoever asks for one is told."""
+    """Words said only of other things or styles, which it saw once, are left out: whoever asks for one is told."""
     others = tuple(thing for thing in icons.things if thing not in recipe.things)
     split, rng = read_split(icons.folder / "split.json"), np.random.default_rng(0)
 
@@ -69,7 +70,10 @@ def words_about(recipe: SceneRecipe, words: Lexicon, icons: Icons) -> Lexicon:
         about = IconScenes(icons, split, some, CAPTIONS, seed=0, russian=0.5)
         return Lexicon.of(about.caption(i, rng) for i in range(CAPTIONS)).words
 
-    return Lexicon(words.words - (said_of(replace(recipe, things=others)) - said_of(recipe))) if others else words
+    elsewhere = said_of(replace(recipe, things=others)) if others else frozenset()
+    former = [style for style in icons.styles if style not in recipe.styles]
+    elsewhere |= Lexicon.of(f"{s} {RU_STYLES[s]} {RU_STYLE_NAMES[s]}" for s in former).words
+    return Lexicon(words.words - (elsewhere - said_of(recipe)))
 
 
 if __name__ == "__main__":
