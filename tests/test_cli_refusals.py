@@ -211,7 +211,7 @@ def test_seconds_choose_anew_what_a_recipe_had(run):
     budget = ["--like", "one.png", "--seconds", "600", "--out", "two.png"]
     outcome = run("generate", *budget)
     assert outcome.code == 0
-    assert "note: for 600 s: 40 steps of DPM++ 2M at 64x64, which should take" in outcome.err
+    assert "note: for 600 s: 40 steps of UniPC at 64x64, which should take" in outcome.err
     fields = parse(read_parameters(Path("two.png")))
     assert (fields["Steps"], fields["Seed"], fields["Size"]) == ("40", "4", "64x64")
 

@@ -49,12 +49,12 @@ class JudgeScenes:
     """
 
     def __init__(self, icons: Icons, split: Split, things: Sequence[str], styles: Sequence[str]) -> None:
-        wanted, drawn = set(things), set(styles)
+        wanted, taught = set(things), set(styles)
         self._split = split
         self._by_thing: dict[str, list[Icon]] = defaultdict(list)
         self._by_style: dict[str, list[Icon]] = defaultdict(list)
         for icon in icons.records:
-            if icon.thing in wanted and icon.style in drawn:
+            if icon.thing in wanted and icon.style in taught:
                 self._by_thing[icon.thing].append(icon)
                 self._by_style[icon.style].append(icon)
         self._things = list(self._by_thing)
