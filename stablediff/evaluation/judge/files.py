@@ -31,14 +31,23 @@ def save_judge(judge: Judge, folder: Path) -> None:
 
 
 def take_over(judge: Judge, folder: Path) -> None:
-    """Gives `judge` the weights of another one, where they have the same name and shape. Raises EvaluationError."""
-    try:
-        former = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise EvaluationError(f"the judge in {folder} cannot be read ({str(error)[:200]}): {_REMEDY}") from error
-    own = judge.state_dict()
-    fitting = {name: value.float() for name, value in former.items() if name in own and own[name].shape == value.shape}
-    judge.load_state_dict({**own, **fitting})
+    """Gives `judge` what another one knows: of the last layers the rows of things and styles that both know, and
+    all other weights of the same name and shape. Raises EvaluationError.
+    """
+    former = load_judge(folder)
+    own, given = judge.state_dict(), former.state_dict()
+    rows = {
+        "things": (judge.config.things, former.config.things),
+        f"style.{len(judge.style) - 1}": (judge.config.styles, former.config.styles),
+    }
+    for name, value in given.items():
+        kinds = rows.get(name.rpartition(".")[0])
+        if kinds is not None and own[name].shape[1:] == value.shape[1:]:
+            mine, theirs = kinds
+            for row in (row for row, kind in enumerate(mine) if kind in theirs):
+                own[name][row] = value[theirs.index(mine[row])]
+        elif own[name].shape == value.shape:
+            own[name].copy_(value)
 
 
 def load_judge(folder: Path) -> Judge:

@@ -33,7 +33,7 @@ class JudgeStageConfig:
     """A stage file. `things_file` has a thing a line; `num_things` of them are learnt (0: all).
 
     They are learnt in `styles` (none: all), which are told from each other and from no others. `start_from` is the
-    folder of another judge, whose weights of the same name and shape are taken over.
+    folder of another judge, whose weights are taken over as far as both know the same things and styles.
     """
 
     loop: LoopConfig
