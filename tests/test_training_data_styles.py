@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stablediff.errors import DataError
@@ -115,6 +116,19 @@ def test_an_autoencoder_learns_what_is_drawn_in_the_styles_that_it_is_to_know(tm
     assert crops_of(tmp_path, 4, 0)[0].count == 3
     with pytest.raises(DataError, match="there is no style 'baroque' among the icons: choose of plain, bold"):
         crops_of(tmp_path, 4, 0, ("baroque",))
+
+
+def test_crops_never_cut_the_blocks_of_a_pixel_picture(tmp_path: Path) -> None:
+    _icons(tmp_path)
+    Split(0, *[frozenset()] * 4).write(tmp_path / "split.json")
+    seen = set()
+    for style, is_of_blocks in (("pixel", True), ("bold", False)):
+        crops, _ = crops_of(tmp_path, 4, 0, (style,))
+        drawn = [crops.draw(np.random.default_rng(seed), 128) for seed in range(12)]
+        blocks = [crop[:, ::8, ::8].repeat_interleave(8, 1).repeat_interleave(8, 2) for crop in drawn]
+        assert all(torch.equal(*pair) for pair in zip(drawn, blocks, strict=True)) == is_of_blocks
+        seen |= {crop.numpy().tobytes() for crop in drawn}
+    assert len(seen) > 20
 
 
 def test_a_judge_can_be_of_some_styles(tmp_path: Path) -> None:

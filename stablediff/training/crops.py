@@ -14,19 +14,30 @@ _PERMUTED = 0.1  # how often its colours are exchanged
 
 
 class Crops:
-    """`picture(i)` gives picture i of `count`: (H,W,3 or 4) uint8, straight alpha."""
+    """`picture(i)` gives picture i of `count`: (H,W,3 or 4) uint8, straight alpha.
 
-    def __init__(self, picture: Callable[[int], NDArray[np.uint8]], count: int, channels: int) -> None:
-        self.picture, self.count, self.channels = picture, count, channels
+    `block(i)` is the side of the blocks that it is made of, in pixels. They are never cut: in a whole picture they lie
+    on the grid of the latents' cells, and can be drawn sharply only by who may rely on that.
+    """
+
+    def __init__(
+        self,
+        picture: Callable[[int], NDArray[np.uint8]],
+        count: int,
+        channels: int,
+        block: Callable[[int], int] = lambda _: 1,
+    ) -> None:
+        self.picture, self.count, self.channels, self.block = picture, count, channels, block
 
     def draw(self, stream: np.random.Generator, side: int) -> Tensor:
         """A crop of a random picture, perhaps mirrored: (C,side,side) in [-1, 1]."""
-        picture = self.picture(int(stream.integers(self.count)))
+        index = int(stream.integers(self.count))
+        picture, step = self.picture(index), self.block(index)
         height, width = picture.shape[:2]
         wide = 2 * side if stream.random() < _HALVED and min(height, width) >= 2 * side else side
         wide = min(wide, height, width)
         for _ in range(3):  # mostly not of the clear margin
-            top, left = int(stream.integers(height - wide + 1)), int(stream.integers(width - wide + 1))
+            top, left = (step * int(stream.integers((length - wide) // step + 1)) for length in (height, width))
             crop = picture[top : top + wide, left : left + wide]
             if crop.shape[2] == 3 or crop[::8, ::8, 3].any():
                 break

@@ -15,9 +15,10 @@ from stablediff.training.crops import Crops
 from stablediff.training.data.folder import FolderPictures
 from stablediff.training.data.icons import RECORDS, Icon, Icons
 from stablediff.training.data.pictures import IconScenes, Pictures
+from stablediff.training.data.render import SIZE
 from stablediff.training.data.scenes import ALONE, Item, Scene, SceneRecipe, render_scene
 from stablediff.training.data.split import Split, read_split
-from stablediff.training.data.styles import drawn_in
+from stablediff.training.data.styles import block_side, drawn_in
 from stablediff.training.latents import cached_latents
 
 _HELD_OUT = 64  # pictures that an autoencoder is measured on
@@ -118,7 +119,8 @@ def crops_of(data: Path, channels: int, seed: int, styles: Sequence[str] = ()) -
     def picture(icon: Icon) -> NDArray[np.uint8]:
         return drawn_in(icon.style, icons.picture(icon.index))
 
-    return Crops(lambda i: picture(kept[i]), len(kept), channels), [picture(held[i]) for i in some]
+    crops = Crops(lambda i: picture(kept[i]), len(kept), channels, lambda i: block_side(kept[i].style, SIZE))
+    return crops, [picture(held[i]) for i in some]
 
 
 def shown_of(

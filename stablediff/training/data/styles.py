@@ -23,11 +23,12 @@ _FAINTEST, _CONTRAST = 0.10, 4.0  # a step in brightness that gives a line, and 
 
 @dataclass(frozen=True)
 class DrawnStyle:
-    """How a picture of another style becomes one of this style."""
+    """How a picture of another style becomes one of this style, of so many blocks along a side."""
 
     of: str
     draw: Callable[[Picture], Picture]
     colourless: bool = False
+    blocks: int = 0
 
 
 def outlined(picture: Picture) -> Picture:
@@ -93,7 +94,7 @@ def _extreme(part: NDArray[np.uint8], reach: int, of_two: np.ufunc) -> NDArray[n
 # Flat and shaded sets are what they are drawn from: lines need plain colours, blocks look better with shading.
 DRAWN_STYLES = {
     "bold": DrawnStyle("plain", outlined),
-    "pixel": DrawnStyle("soft", pixelated),
+    "pixel": DrawnStyle("soft", pixelated, blocks=_GRID),
     "line": DrawnStyle("flat", lined, colourless=True),
 }
 
@@ -101,3 +102,9 @@ DRAWN_STYLES = {
 def drawn_in(style: str, picture: Picture) -> Picture:
     """`picture` of icons as a style has it: as it is for the style of a set."""
     return DRAWN_STYLES[style].draw(picture) if style in DRAWN_STYLES else picture
+
+
+def block_side(style: str, side: int) -> int:
+    """Of the blocks that pictures in a style are made of, in pixels; 1 where they are of none."""
+    blocks = DRAWN_STYLES[style].blocks if style in DRAWN_STYLES else 0
+    return side // blocks if blocks else 1
