@@ -120,7 +120,13 @@ def no_memory(
     handle.remove()
 
 
-APPLE: dict[str, Any] = {"prompt": "red apple, flat style", "num_steps": 2, "width": 96, "height": 64}
+# Of so few cells a thing alone would often be nothing at all.
+APPLE: dict[str, Any] = {
+    "prompt": "red apple on a yellow background, flat style",
+    "num_steps": 2,
+    "width": 96,
+    "height": 64,
+}
 
 
 def difference(one: Image.Image, other: Image.Image) -> int:
