@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import shutil
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +20,13 @@ from stablediff.training.data.icons import Icons
 from stablediff.training.data.pictures import IconScenes
 from stablediff.training.data.scenes import SceneRecipe
 from stablediff.training.data.split import read_split
-from stablediff.training.data.words import RU_STYLE_NAMES, RU_STYLES
 from stablediff.training.material import ScenesConfig
 
 ROOT = Path(__file__).parent.parent
 BUNDLED = ROOT / "stablediff" / "assets" / "sticker"
 STAGE = ROOT / "configs" / "sticker" / "diffusion-512.toml"
 THINGS = ROOT / "configs" / "sticker" / "things.txt"
-CAPTIONS = 300_000  # enough for nearly every ending of a Russian word
+CAPTIONS = 600_000  # enough for nearly every ending of a Russian word
 
 
 def main() -> None:
@@ -62,18 +60,11 @@ def main() -> None:
 
 
 def words_about(recipe: SceneRecipe, words: Lexicon, icons: Icons) -> Lexicon:
-    """Words said only of other things or styles, which it saw once, are left out: whoever asks for one is told."""
-    others = tuple(thing for thing in icons.things if thing not in recipe.things)
+    """What was said of other things or in former styles alone is left out: whoever asks for it is told."""
     split, rng = read_split(icons.folder / "split.json"), np.random.default_rng(0)
-
-    def said_of(some: SceneRecipe) -> frozenset[str]:
-        about = IconScenes(icons, split, some, CAPTIONS, seed=0, russian=0.5)
-        return Lexicon.of(about.caption(i, rng) for i in range(CAPTIONS)).words
-
-    elsewhere = said_of(replace(recipe, things=others)) if others else frozenset()
-    former = [style for style in icons.styles if style not in recipe.styles]
-    elsewhere |= Lexicon.of(f"{s} {RU_STYLES[s]} {RU_STYLE_NAMES[s]}" for s in former).words
-    return Lexicon(words.words - (elsewhere - said_of(recipe)))
+    about = IconScenes(icons, split, recipe, CAPTIONS, seed=0, russian=0.5)
+    said = Lexicon.of(about.caption(i, rng) for i in range(CAPTIONS))
+    return Lexicon(words.words & said.words)
 
 
 if __name__ == "__main__":
