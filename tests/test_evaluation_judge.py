@@ -208,6 +208,14 @@ def test_a_judge_can_start_from_another(judge: Judge, world: World, tmp_path: Pa
     config = JudgeStageConfig(LOOP, widths=(8, 8, 16), start_from=tmp_path)
     learning = JudgeStage(config, world.icons, world.split, THINGS).judge
     assert torch.equal(learning.conv_in.weight, after["conv_in.weight"])
+    former["a_layer_of_another_time.bias"] = former.pop("conv_in.bias")  # of another network, as far as it fits
+    save_file(former, tmp_path / WEIGHTS)
+    bias = judge.conv_in.bias.clone()
+    take_over(judge, tmp_path)
+    assert torch.equal(judge.conv_in.bias, bias)
+    (tmp_path / WEIGHTS).write_bytes(b"no weights")
+    with pytest.raises(EvaluationError, match="cannot be read"):
+        take_over(judge, tmp_path)
     with pytest.raises(EvaluationError, match="there is no judge in"):
         take_over(judge, tmp_path / "nowhere")
 
