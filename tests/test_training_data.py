@@ -362,6 +362,21 @@ def test_other_things_have_their_share_and_change_nothing_without_one(icons):
             SceneRecipe(others=strange)
 
 
+def test_the_newest_things_have_a_share_of_their_own(icons):
+    recipe = SceneRecipe(("cat", "dog", "red apple"), ("flat", "simple"), {"single": 1})
+    practised = Sampler(replace(recipe, newest=("red apple",), newest_share=0.6), NOTHING, icons)
+    shown = [item.thing for i in range(400) for item in practised.sample(np.random.default_rng(i)).items]
+    even = 1 / 3  # of the rest, which is drawn from all three
+    assert shown.count("red apple") / len(shown) == pytest.approx(0.6 + 0.4 * even, abs=0.1)
+    assert set(shown) == {"cat", "dog", "red apple"}
+    with pytest.raises(DataError, match="no things are newest"):
+        SceneRecipe(newest_share=0.5)
+    with pytest.raises(DataError, match="more than all"):
+        SceneRecipe(others=0.5, newest=("cat",), newest_share=0.6)
+    with pytest.raises(DataError, match="no icon of the newest"):
+        Sampler(replace(recipe, newest=("unknown",), newest_share=0.5), NOTHING, icons)
+
+
 def test_recipes_that_cannot_be_filled_are_refused(icons):
     with pytest.raises(DataError, match="mix names the kind 'sinlge'"):
         SceneRecipe(mix={"sinlge": 1})

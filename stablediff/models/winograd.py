@@ -23,7 +23,7 @@ _LEAST = 3e9  # operations of the plain way; below, what is between the products
 _NARROWEST = 192  # channels in and out, for the same reason
 
 GROWTH = 16 / 9  # of the weights
-_G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
+G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
 
 class WinogradKernel:
@@ -37,7 +37,7 @@ class WinogradKernel:
     @classmethod
     def of(cls, weight: Tensor, size: torch.Size) -> "WinogradKernel":
         """G g Gᵀ, which is one product with G ⊗ G for all kernels."""
-        g = weight.new_tensor(_G)
+        g = weight.new_tensor(G)
         places = weight.permute(2, 3, 0, 1).reshape(9, -1)
         return cls((torch.kron(g, g) @ places).view(16, *weight.shape[:2]), size)
 

@@ -21,6 +21,7 @@ from stablediff.heap import keep_freed_memory
 from stablediff.training import distributed
 from stablediff.training.average import Average
 from stablediff.training.config import LoopConfig
+from stablediff.training.convolutions import quicken
 from stablediff.training.log import Log
 from stablediff.training.memory import checkpoint_activations
 from stablediff.training.optimizers import learning_rate, make_optimizer, set_rate
@@ -80,6 +81,8 @@ class _Run:
         self.autocast = autocast(config, device)
         if device.type == "cpu":
             keep_freed_memory()
+            if not (uses_bfloat16(config, device) or config.compile):
+                quicken(stage)
 
         stage.to(device)
         # FSDP2 takes plain tensors only.

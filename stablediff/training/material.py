@@ -29,7 +29,7 @@ class ScenesConfig:
     """Which scenes are made of icons. `things_file` has a thing a line, most wanted first; `num_things` are taken.
 
     `num` scenes are drawn from `mix`; equal ones share their latents. `others` is the share of things that are not
-    among those taken, `russian` that of Russian captions.
+    among those taken, `newest_share` that of the last `num_newest` of them alone, `russian` that of Russian captions.
     """
 
     num: int = 20_000
@@ -38,11 +38,13 @@ class ScenesConfig:
     styles: tuple[str, ...] = ()
     mix: dict[str, float] = field(default_factory=lambda: {"single": 1.0})
     others: float = 0.0
+    num_newest: int = 0
+    newest_share: float = 0.0
     russian: float = 0.25
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("seed", "num_things"):
+        for name in ("seed", "num_things", "num_newest"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise ConfigError(f"scenes.{name} is {getattr(self, name)}: choose 0 or more")
 
@@ -54,7 +56,9 @@ class ScenesConfig:
             except OSError as error:
                 raise ConfigError(f"cannot read things_file {self.things_file}: {error.strerror}") from error
             things = tuple(line.strip() for line in lines if line.strip())
-        return SceneRecipe(things[: self.num_things or None], self.styles, dict(self.mix), self.others)
+        things = things[: self.num_things or None]
+        newest = things[-self.num_newest :] if self.num_newest else ()
+        return SceneRecipe(things, self.styles, dict(self.mix), self.others, newest, self.newest_share)
 
 
 @dataclass(frozen=True)

@@ -63,21 +63,29 @@ class SceneRecipe:
     """What to train on; empty means all. `mix` gives each kind of scene its share. Raises DataError.
 
     `others` is the share of things beyond `things`: of them there are too many to be learnt well, but what is seen
-    in one style only on few things is learnt as a part of these things.
+    in one style only on few things is learnt as a part of these things. `newest` are some of `things` that a network
+    which knows the others is still to learn; one in so many as `newest_share` says is chosen from them alone.
     """
 
     things: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()
     mix: dict[str, float] = field(default_factory=_default_mix)
     others: float = 0.0
+    newest: tuple[str, ...] = ()
+    newest_share: float = 0.0
 
     def __post_init__(self) -> None:
         if strange := sorted(set(self.mix) - set(KINDS)):
             raise DataError(f"mix names the kind {strange[0]!r}: it must be one of {', '.join(KINDS)}")
         if any(not share >= 0 for share in self.mix.values()) or not sum(self.mix.values()) > 0:
             raise DataError("the shares in mix must be 0 or more, and not all 0")
-        if not 0 <= self.others < 1:
-            raise DataError(f"others is {self.others}: it is a share of the things, from 0 to less than 1")
+        for name in ("others", "newest_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise DataError(f"{name} is {getattr(self, name)}: it is a share of the things, from 0 to less than 1")
+        if self.others + self.newest_share > 1:
+            raise DataError("others and newest_share are more than all things together: make one of them smaller")
+        if self.newest_share and not self.newest:
+            raise DataError(f"newest_share is {self.newest_share}, but no things are newest: say how many are")
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ def _choice_of(icons: Sequence[Icon]) -> _Choice:
 
 
 class Sampler:
-    """Draws scenes of a recipe, each of its things equally often, and never one that the split holds out.
+    """Draws scenes of a recipe and never one that the split holds out; but for the shares, each thing equally often.
 
     Raises DataError.
     """
@@ -113,12 +121,15 @@ class Sampler:
         for icon in seen:
             self._by_thing[icon.thing].append(icon)
         self._wanted = _choice_of([icon for icon in seen if icon.thing in things])
-        self._others = _choice_of([icon for icon in seen if icon.thing not in things])
-        self._share_of_others = recipe.others
+        others = _choice_of([icon for icon in seen if icon.thing not in things])
+        newest = _choice_of([icon for icon in seen if icon.thing in set(recipe.newest)])
+        self._own_shares = [(s, c) for s, c in ((recipe.others, others), (recipe.newest_share, newest)) if s]
         if not self._wanted.things:
             raise DataError("the recipe leaves no icon to learn from: name more things or styles")
-        if recipe.others and not self._others.things:
+        if recipe.others and not others.things:
             raise DataError(f"others is {recipe.others}, but there are none: name the things that are wanted most")
+        if recipe.newest_share and not newest.things:
+            raise DataError("there is no icon of the newest things in these styles: name more things or styles")
         self._kinds = [kind for kind in KINDS if recipe.mix.get(kind, 0) > 0]
         shares = np.array([recipe.mix[kind] for kind in self._kinds])
         self._shares = shares / shares.sum()
@@ -133,7 +144,12 @@ class Sampler:
         )
 
     def _choice(self, rng: np.random.Generator) -> _Choice:
-        return self._others if self._share_of_others and rng.random() < self._share_of_others else self._wanted
+        drawn = rng.random() if self._own_shares else 0.0
+        for share, choice in self._own_shares:
+            if drawn < share:
+                return choice
+            drawn -= share
+        return self._wanted
 
     def _try(self, kind: str, rng: np.random.Generator) -> Scene | None:
         thing = _pick(self._choice(rng).things, rng)
