@@ -133,7 +133,7 @@ TEXTS = {
     "recipe": ("Recipe", "Рецепт"),
     "delete": ("Delete", "Удалить"),
     "vary": ("Variations", "Варианты"),
-    "upscale": ("Twice the size", "Вдвое больше"),
+    "upscale": ("Draw it twice as large", "Нарисовать вдвое крупнее"),
     "sticker": ("Telegram sticker", "Стикер для Telegram"),
     "sticker_file": ("Download the sticker (WEBP, 512×512)", "Скачать стикер (WEBP, 512×512)"),
     "sticker_ready": (
