@@ -5,17 +5,21 @@ from torch import Tensor, nn
 
 from stablediff.training.winograd import convolve
 
-_NARROWEST = 64  # channels in and out: below it, what is around the products costs more than it saves
+_NARROWEST = 96  # channels in and out: below it, what is around the products costs more than it saves
 
 
 def quicken(network: nn.Module) -> None:
     """Has the convolutions of `network` that can gain computed by matrix products. Weights and names stay."""
     for layer in network.modules():
-        if type(layer) is nn.Conv2d and layer.stride == (1, 1) and min(layer.weight.shape[:2]) >= _NARROWEST:
+        if type(layer) is nn.Conv2d and _is_plain(layer) and min(layer.weight.shape[:2]) >= _NARROWEST:
             if layer.kernel_size == (3, 3) and layer.padding == (1, 1):
                 layer.__class__ = _Winograd
             elif layer.kernel_size == (1, 1) and layer.padding == (0, 0):
                 layer.__class__ = _Pointwise
+
+
+def _is_plain(layer: nn.Conv2d) -> bool:
+    return layer.stride == layer.dilation == (1, 1) and layer.groups == 1 and layer.padding_mode == "zeros"
 
 
 class _Winograd(nn.Conv2d):
