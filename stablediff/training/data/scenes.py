@@ -64,7 +64,7 @@ class SceneRecipe:
 
     `others` is the share of things beyond `things`: of them there are too many to be learnt well, but what is seen
     in one style only on few things is learnt as a part of these things. `newest` are some of `things` that a network
-    which knows the others is still to learn; one in so many as `newest_share` says is chosen from them alone.
+    which knows the others is still to learn: a share of `newest_share` is chosen from them alone.
     """
 
     things: tuple[str, ...] = ()
