@@ -36,10 +36,7 @@ class WinogradKernel:
 
     @classmethod
     def of(cls, weight: Tensor, size: torch.Size) -> "WinogradKernel":
-        """G g Gᵀ, which is one product with G ⊗ G for all kernels."""
-        g = weight.new_tensor(G)
-        places = weight.permute(2, 3, 0, 1).reshape(9, -1)
-        return cls((torch.kron(g, g) @ places).view(16, *weight.shape[:2]), size)
+        return cls(to_u(weight), size)
 
     def laid_out_for(self, size: torch.Size) -> "WinogradKernel":
         return WinogradKernel((matrix.to_dense() for matrix in self._matrices), size)
@@ -82,6 +79,12 @@ class WinogradKernel:
         for column, y in enumerate(zip(*halves, strict=True)):
             torch.add(y[0].add_(y[1]), y[2], out=out[:, :, 0, :, column])
             torch.sub(y[1].sub_(y[2]), y[3], out=out[:, :, 1, :, column])
+
+
+def to_u(weight: Tensor) -> Tensor:
+    """G g Gᵀ: (D,C,3,3) -> (16,D,C), one product with G ⊗ G for all kernels."""
+    g = weight.new_tensor(G)
+    return (torch.kron(g, g) @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(16, *weight.shape[:2])
 
 
 def _differences(x: Tensor, dim: int, count: int) -> list[Tensor]:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from stablediff.models.winograd import G
+from stablediff.models.winograd import G, to_u
 
 _IN_CACHE = 2_000_000  # numbers: of the tiles that are worked on at once
 
@@ -33,12 +33,12 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         batch, in_ch, height, width = x.shape
-        u = _to_u(weight)
+        u = to_u(weight)
         v = x.new_empty(4, 4, batch, height // 2, width // 2, in_ch)
         y = x.new_empty(batch, height, width, len(weight))
         for some in _at_once(x):
             _to_v(x[some], v[:, :, some])
-            _to_y(_multiply(v[:, :, some], u), y[some])
+            _to_y(_multiply(v[:, :, some], u.transpose(1, 2)), y[some])
         ctx.save_for_backward(u, v if ctx.needs_input_grad[1] else None)
         return y.permute(0, 3, 1, 2)
 
@@ -48,29 +48,21 @@ class _Convolution(torch.autograd.Function):
         u, v = ctx.saved_tensors
         wants_x, wants_weight = ctx.needs_input_grad
         batch, _, height, width = dy.shape
-        du = torch.zeros_like(u)
-        dx = dy.new_empty(batch, height, width, u.shape[1])
+        du = torch.zeros_like(u) if wants_weight else None
+        dx = dy.new_empty(batch, height, width, u.shape[2])
         for some in _at_once(dy):
             dm = _to_dm(dy[some])
-            if wants_weight:
-                du.baddbmm_(_rows(v[:, :, some]).transpose(1, 2), _rows(dm))
+            if du is not None:
+                du.baddbmm_(_rows(dm).transpose(1, 2), _rows(v[:, :, some]))
             if wants_x:
-                _to_dx(_multiply(dm, u.transpose(1, 2)), dx[some])
-        return dx.permute(0, 3, 1, 2) if wants_x else None, _to_dweight(du) if wants_weight else None
-
-
-def _to_u(weight: Tensor) -> Tensor:
-    """G g Gᵀ: (D,C,3,3) -> (16,C,D), one product with G ⊗ G for all kernels."""
-    g = weight.new_tensor(G)
-    out_ch, in_ch = weight.shape[:2]
-    return (torch.kron(g, g) @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(16, in_ch, out_ch)
+                _to_dx(_multiply(dm, u), dx[some])
+        return dx.permute(0, 3, 1, 2) if wants_x else None, None if du is None else _to_dweight(du)
 
 
 def _to_dweight(du: Tensor) -> Tensor:
-    """Gᵀ dU G: (16,C,D) -> (D,C,3,3)."""
+    """Gᵀ dU G: (16,D,C) -> (D,C,3,3)."""
     g = du.new_tensor(G)
-    _, in_ch, out_ch = du.shape
-    return (torch.kron(g, g).T @ du.flatten(1)).view(3, 3, in_ch, out_ch).permute(3, 2, 0, 1)
+    return (torch.kron(g, g).T @ du.flatten(1)).view(3, 3, *du.shape[1:]).permute(2, 3, 0, 1)
 
 
 def _to_v(x: Tensor, v: Tensor) -> None:
