@@ -371,6 +371,8 @@ def test_the_newest_things_have_a_share_of_their_own(icons):
     assert set(shown) == {"cat", "dog", "red apple"}
     with pytest.raises(DataError, match="no things are newest"):
         SceneRecipe(newest_share=0.5)
+    with pytest.raises(DataError, match="newest_share is 0"):
+        SceneRecipe(newest=("cat",))
     with pytest.raises(DataError, match="more than all"):
         SceneRecipe(others=0.5, newest=("cat",), newest_share=0.6)
     with pytest.raises(DataError, match="no icon of the newest"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from PIL import Image
 from stages import COLOURS, SHAPES, ShapePictures, autoencoder, diffusion, loop, shape, text_stage
 from toy import draw, toy_pipeline
@@ -18,7 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from stablediff import load
 from stablediff.checkpoints.parts import load_text_encoder, load_vae
 from stablediff.config import CLIPConfig, ScheduleConfig
-from stablediff.errors import CheckpointError, ConfigError
+from stablediff.errors import CheckpointError, ConfigError, DataError
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.training.autoencoder import AutoencoderConfig
 from stablediff.training.config import from_table, override, read_table
@@ -125,6 +126,35 @@ def test_latents_are_kept_and_a_damaged_file_of_them_is_made_anew(tmp_path: Path
     for damaged in (file.read_bytes()[:300], b"no array at all"):
         file.write_bytes(damaged)
         assert torch.equal(latents(), first)
+
+
+class Drawn(ShapePictures):
+    def __init__(self, broken: int | None) -> None:
+        super().__init__()
+        self.broken, self.drawn = broken, set[int]()
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        if index == self.broken:
+            raise DataError("this picture is broken")
+        self.drawn.add(index)
+        return super().picture(index)
+
+
+def test_latents_go_on_where_they_were_broken_off(tmp_path: Path) -> None:
+    vae, cpu = autoencoder().vae, torch.device("cpu")
+
+    def latents(folder: Path, pictures: Drawn) -> torch.Tensor:
+        return cached_latents(folder, "shapes", pictures, 64, vae, cpu, autocast(loop(), cpu))
+
+    with pytest.raises(DataError, match="this picture is broken"):
+        latents(tmp_path / "broken", Drawn(broken=9))
+    mended, whole = Drawn(broken=None), Drawn(broken=None)
+    assert torch.equal(latents(tmp_path / "broken", mended), latents(tmp_path / "whole", whole))
+    assert mended.drawn == set(range(9, 16))
+    assert whole.drawn == set(range(16))
+    with torch.inference_mode():
+        pixels = torch.stack([to_model(whole.picture(index), 4) for index in range(16)])
+        assert (vae.encode(pixels) - latents(tmp_path / "whole", whole)).abs().max() < 1e-2
 
 
 class Numbered(ShapePictures):

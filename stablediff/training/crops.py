@@ -55,7 +55,7 @@ class Crops:
 
 def to_model(picture: NDArray[np.uint8], channels: int) -> Tensor:
     """(H,W,3 or 4) uint8 -> (C,H,W) in [-1, 1]: RGB over white, and alpha if the autoencoder has four channels."""
-    values = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    values = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float() / 255
     if len(values) == 4:
         alpha = values[3:]
         values = torch.cat([values[:3] * alpha + (1 - alpha), alpha])

@@ -86,6 +86,8 @@ class SceneRecipe:
             raise DataError("others and newest_share are more than all things together: make one of them smaller")
         if self.newest_share and not self.newest:
             raise DataError(f"newest_share is {self.newest_share}, but no things are newest: say how many are")
+        if self.newest and not self.newest_share:
+            raise DataError(f"{len(self.newest)} things are newest, but newest_share is 0: say how often they come")
 
 
 @dataclass(frozen=True)
