@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from stablediff.training.data.colours import COLOURS
-from stablediff.training.data.words import names_a_colour
+from stablediff.training.data.words import names_a_colour, plural
 
 _MOST = 6
 # Adjectives, verbs and oblique cases: what Russian tags have beside nouns.
@@ -56,9 +56,12 @@ def russian(labels: Mapping[str, str], tags: Mapping[str, Iterable[str]]) -> dic
 
 
 def _alone(labels: Mapping[str, str], words: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """Drops what many things are found by (their surroundings: "nature", "sport") and what is another thing's label."""
+    """Drops what many things are found by (their surroundings: "nature", "sport") and what another thing is called.
+
+    A shooting star is found by "stars", but three stars are no shooting stars.
+    """
     used = Counter(word for those in words.values() for word in set(those))
-    taken = {squash(label) for label in labels.values()}
+    taken = {squash(form) for label in labels.values() for form in (label, plural(label.casefold()))}
     result = {}
     for code, those in words.items():
         chosen: dict[str, str] = {}
