@@ -13,9 +13,10 @@ from stages import ShapePictures, autoencoder, diffusion, loop, text_stage
 from toy import toy_pipeline
 
 from stablediff import Pipeline
-from stablediff.training import distributed
+from stablediff.training import distributed, muon
 from stablediff.training.latents import cached_latents
 from stablediff.training.loop import autocast, train
+from stablediff.training.muon import Muon
 from stablediff.training.stage import Stage
 
 CPU = torch.device("cpu")
@@ -55,6 +56,31 @@ def test_sharded_stages_are_measured_and_go_on_as_others_do(tmp_path: Path) -> N
         one, two = (_metrics(tmp_path / run / name) for run in ("one", "two"))
         assert two == [pytest.approx(row, rel=2e-3, abs=1e-4) for row in one], name
     assert (tmp_path / "two" / "sheet" / "sheets" / "0000004.png").exists()
+
+
+def _learn_evenly(folder: Path) -> None:
+    config = loop(steps=4, optimizer="muon", learning_rate=1e-3)
+    train(diffusion(), config, folder)
+
+
+def test_processes_take_turns_with_the_matrices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Muon's rounds are shared out, and all weights move as in one process."""
+    _learn_evenly(tmp_path / "one")
+    in_group(_learn_evenly, tmp_path / "two")
+    one, two = (load_file(tmp_path / name / "state.safetensors") for name in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=2e-3, atol=2e-5, msg=name)
+    taken = []
+    monkeypatch.setattr(muon, "orthogonalise", lambda x, _: (taken.append(len(x)), x)[1])
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "sum_over_processes", lambda x: x)
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        weights = [torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 2), (3, 2), (3, 2), (3, 2), (4, 2))]
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
+        Muon([{"params": weights, "orthogonal": True, "lr": 0.1}], betas=(0.9, 0.99)).step()
+    assert taken == [1, 1, 1, 2]  # the first of two, the second of three and the last; of three the others
 
 
 def _encode(folder: Path) -> tuple[int, bytes]:

@@ -67,12 +67,18 @@ def any_process(flag: bool, device: torch.device) -> bool:
     return bool(value.item())
 
 
+def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """Written into `values`."""
+    if world_size() > 1:
+        dist.all_reduce(values, dist.ReduceOp.SUM)
+    return values
+
+
 def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
     """The mean of what is not NaN."""
     if world_size() == 1:
         return values
-    both = torch.stack([values.nan_to_num(0.0), (~values.isnan()).float()])
-    dist.all_reduce(both, dist.ReduceOp.SUM)
+    both = sum_over_processes(torch.stack([values.nan_to_num(0.0), (~values.isnan()).float()]))
     return both[0] / both[1]
 
 

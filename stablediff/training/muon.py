@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
+from stablediff.training import distributed
+
 # The quintic a·X + b·(XXᵀ)X + c·(XXᵀ)²X takes every singular value to 0.7 ... 1.2 in five rounds (Jordan et al.).
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
@@ -86,10 +88,11 @@ class Muon(optim.Optimizer):
         return loss
 
     def _orthogonal(self, parameters: list[Tensor], rate: float) -> None:
-        """Matrices of the same shape go through the rounds together."""
+        """Matrices of the same shape go through the rounds together, and processes take them by turns."""
         alike: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
         for p in parameters:
             alike[(p.shape[0], p[0].numel())].append(p)
+        first = 0
         for (rows, columns), same in alike.items():
             steps = []
             for p in same:
@@ -101,8 +104,21 @@ class Muon(optim.Optimizer):
                 buffer.lerp_(p.grad, 1 - self.momentum)
                 steps.append(p.grad.lerp(buffer, self.momentum).reshape(rows, columns))
             strength = _STRENGTH * max(rows, columns) ** 0.5
-            for p, direction in zip(same, orthogonalise(torch.stack(steps), self.precision), strict=True):
+            directions = self._by_turns(torch.stack(steps), first)
+            first += len(same)
+            for p, direction in zip(same, directions, strict=True):
                 p.add_(direction.view(p.shape), alpha=-rate * strength)
+
+    def _by_turns(self, matrices: Tensor, first: int) -> Tensor:
+        """All of them orthogonalised, each by one process; `first` have had their turn before."""
+        world = distributed.world_size()
+        if world == 1:
+            return orthogonalise(matrices, self.precision)
+        mine = slice((distributed.rank() - first) % world, None, world)
+        directions = torch.zeros_like(matrices)
+        if len(matrices[mine]):
+            directions[mine] = orthogonalise(matrices[mine], self.precision)
+        return distributed.sum_over_processes(directions)
 
     def _adam(self, parameters: list[Tensor], rate: float) -> None:
         """Loshchilov and Hutter 2017, arXiv:1711.05101, algorithm 2."""
