@@ -11,10 +11,10 @@ from PIL import Image
 from stablediff.errors import DataError
 from stablediff.evaluation.judge.stage import JudgeStage, JudgeStageConfig
 from stablediff.training.config import LoopConfig
-from stablediff.training.data import Icon, Icons, Item, Scene, Split, make_split, render_scene
+from stablediff.training.data import Icon, Icons, Item, Scene, Split, make_split, render_scene, styles
 from stablediff.training.data.icons import PIXELS, RECORDS
 from stablediff.training.data.scenes import paint
-from stablediff.training.data.styles import DRAWN_STYLES, lined, outlined, pixelated
+from stablediff.training.data.styles import DRAWN_STYLES, drawing_of, drawn_in, lined, outlined, pixelated, softened
 from stablediff.training.material import crops_of
 
 INK = 40  # what is darker is drawn in ink
@@ -35,7 +35,7 @@ def inked(picture: np.ndarray) -> np.ndarray:
     return (picture[..., :3].max(axis=2) < INK) & (picture[..., 3] > 200)
 
 
-@pytest.mark.parametrize("draw", [outlined, pixelated, lined])
+@pytest.mark.parametrize("draw", [outlined, pixelated, lined, softened])
 @pytest.mark.parametrize("size", [512, 256, 128])
 def test_it_looks_alike_at_any_size(draw, size: int) -> None:
     large, small = draw(badge()), draw(badge(size))
@@ -49,7 +49,7 @@ def test_it_looks_alike_at_any_size(draw, size: int) -> None:
     assert np.abs(near - far).mean() < 6
 
 
-@pytest.mark.parametrize("draw", [outlined, pixelated, lined])
+@pytest.mark.parametrize("draw", [outlined, pixelated, lined, softened])
 def test_nothing_stays_nothing(draw) -> None:
     assert not draw(np.zeros((128, 128, 4), np.uint8))[..., 3].any()
 
@@ -95,6 +95,28 @@ def test_faint_shading_gives_no_line() -> None:
     shaded = badge()
     shaded[100:300, 100:300, :3] -= 10
     assert inked(lined(shaded)).sum() == inked(lined(badge())).sum()
+
+
+def test_a_soft_picture_is_lit_from_the_upper_left() -> None:
+    before = badge()
+    after = softened(before)
+    brightness = after[..., :3].astype(int).sum(axis=2) - before[..., :3].astype(int).sum(axis=2)
+    assert brightness[256 - 138, 256 - 138] > 60  # within the disc, by its rim
+    assert brightness[256 + 138, 256 + 138] < -60
+    assert abs(brightness[256, 256]) < 6
+    assert np.array_equal(after[..., 3], before[..., 3])
+
+
+def test_a_soft_picture_is_no_flat_one() -> None:
+    assert np.array_equal(drawn_in("soft", badge()), softened(badge()))
+    assert np.array_equal(drawn_in("flat", badge()), badge())
+
+
+def test_a_style_that_is_drawn_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawings = {style: drawing_of(style) for style in ("flat", "soft", *DRAWN_STYLES)}
+    assert len(set(drawings.values())) == len(drawings)
+    monkeypatch.setattr(styles, "_LIT", 0.1)
+    assert {style for style, drawing in drawings.items() if drawing_of(style) != drawing} == {"soft"}
 
 
 def _icons(folder: Path) -> Icons:
