@@ -72,8 +72,8 @@ def lined(picture: Picture) -> Picture:
     alpha = picture[..., 3]
     seen = [(picture[..., c] * (alpha / 255)).astype(np.uint8) for c in range(3)]
     step = np.max([_contrast(part, reach) for part in (*seen, alpha)], axis=0)
-    ink = Image.fromarray((255 * np.clip((step - _FAINTEST) * _CONTRAST, 0, 1)).astype(np.uint8))
-    ink_at = np.asarray(ink.filter(ImageFilter.GaussianBlur(len(picture) / 512)), np.float32)[..., None] / 255
+    ink = (255 * np.clip((step - _FAINTEST) * _CONTRAST, 0, 1)).astype(np.uint8)
+    ink_at = _blurred(ink, len(picture) / 512)[..., None]
     drawn = np.empty_like(picture)
     drawn[..., :3] = 255 + ink_at * (np.array(_INK) - 255)
     drawn[..., 3] = np.maximum(alpha, 255 * ink_at[..., 0])
