@@ -6,7 +6,21 @@ import time
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, PATIENCE, PHONE, PIXELS, Browser, Page, draw, expect, go_to, open_page, tell, visiting
+from browser import (
+    CHROMIUM,
+    PATIENCE,
+    PHONE,
+    PIXELS,
+    Browser,
+    Page,
+    draw,
+    expect,
+    go_to,
+    open_page,
+    settle,
+    tell,
+    visiting,
+)
 from PIL import Image
 from playwright.sync_api import Route
 
@@ -27,6 +41,7 @@ def test_an_uploaded_picture_is_changed_where_it_was_painted(browser: Browser, a
     with visiting(browser, address, PHONE) as page:
         tell(page, "", seed="3", steps=4)
         go_to(page, "edit")
+        settle(page)  # Gradio loses what is pressed in the moment in which it closes the stream of the last events
         page.click("#edit")
         expect(page.locator("#picture-wrong .wrong")).to_contain_text("missing", timeout=PATIENCE)
         page.wait_for_function(PIXELS)

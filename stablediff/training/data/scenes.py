@@ -19,17 +19,14 @@ from stablediff.training.data.words import SIZES, names_a_colour, without_colour
 _T = TypeVar("_T")
 KINDS = ("single", "colour", "size", "background", "pair", "count")
 ALONE = 0.92  # side of an icon that has the canvas for itself
-_HALF, _THIRD = 0.45, 0.31
+_HALF = 0.45
 _TRIES = 200
 _PAINTED = 0.5  # of the things in a pair; two in two colours are what is learnt last
-# (x, y, size) of two, three or four of a thing.
-_LAYOUTS: dict[int, tuple[tuple[tuple[float, float, float], ...], ...]] = {
-    2: (((0.26, 0.5, _HALF), (0.74, 0.5, _HALF)),),
-    3: (
-        ((0.5, 0.26, _HALF), (0.26, 0.74, _HALF), (0.74, 0.74, _HALF)),
-        ((0.175, 0.5, _THIRD), (0.5, 0.5, _THIRD), (0.825, 0.5, _THIRD)),
-    ),
-    4: (((0.26, 0.26, _HALF), (0.74, 0.26, _HALF), (0.26, 0.74, _HALF), (0.74, 0.74, _HALF)),),
+# (x, y) of two, three or four of a thing. Three in a row would be a third smaller, with too few latent cells each.
+_LAYOUTS: dict[int, tuple[tuple[float, float], ...]] = {
+    2: ((0.26, 0.5), (0.74, 0.5)),
+    3: ((0.5, 0.26), (0.26, 0.74), (0.74, 0.74)),
+    4: ((0.26, 0.26), (0.74, 0.26), (0.26, 0.74), (0.74, 0.74)),
 }
 
 
@@ -160,8 +157,8 @@ class Sampler:
         if kind == "pair":
             return self._pair(thing, style, rng)
         if kind == "count":
-            layouts = _LAYOUTS[int(rng.integers(2, 5))]
-            return Scene(style, tuple(Item(thing, *place) for place in _pick(layouts, rng)), kind)
+            places = _LAYOUTS[int(rng.integers(2, 5))]
+            return Scene(style, tuple(Item(thing, *place, _HALF) for place in places), kind)
         if kind == "size":
             return Scene(style, (Item(thing, 0.5, 0.5, _pick(tuple(SIZES.values()), rng)),), kind)
         if kind == "background":

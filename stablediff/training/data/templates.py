@@ -42,7 +42,7 @@ EN_ABOVE: Table = {
 RU_STYLED: Table = {
     "{body}, {in_style}": 4,
     "{body} {in_style}": 1,
-    "{body}, {style}": 1,
+    "{body}, {style}": 2,  # "собака, мягкий стиль"
     "стикер: {body}, {in_style}": 1,
 }
 RU_BACKGROUND: Table = {"{body}, на {colour} фоне": 2, "{body} на {colour} фоне": 2, "на {colour} фоне {body}": 1}
