@@ -235,7 +235,7 @@ def test_of_unknown_words_it_is_said_where_the_known_ones_are(run, prompt: str, 
     outcome = run("generate", prompt, "--steps", "1", "--size", "64x64", "--out", "y.png")
     note = "has not learnt these words, and can only guess: zeppelin (python -m stablediff models sticker lists"
     assert (note in outcome.err) == told
-    assert "403 things: grinning face, " in (listed := " ".join(run("models", "sticker").out.split()))
+    assert "499 things: grinning face, " in (listed := " ".join(run("models", "sticker").out.split()))
     assert "red apple" in listed
 
 

@@ -30,7 +30,7 @@ def test_the_bundled_model_offers_what_it_knows() -> None:
         for example in examples:
             for _, style in style_choices(model, language):
                 assert not model.lexicon.strangers(styled(example, style, model))
-        assert len(model.things(language)) == 403
+        assert len(model.things(language)) == 499
         named = re.findall("[“«](.+?)[”»]", text("knows_more", language))
         assert len(named) == 3
         assert not model.lexicon.strangers(" ".join(named))
