@@ -91,8 +91,8 @@ class Speed:
                 if call.whole and not pipeline.is_warm(cells):
                     new[_FIRST] = max(times[0] - median(times), _NOTHING)
                 pipeline.drawn_at = cells
-        if decoder or _name("decoder", cells, 1) not in self.times:
-            half = max(cells[0] // 2, 1), max(cells[1] // 2, 1)
+        half = max(cells[0] // 2, 1), max(cells[1] // 2, 1)
+        if decoder or not self.times.keys() & {_name("decoder", cells, 1), _name("decoder", half, 1)}:
             seconds = median(_times(_call_decoder(pipeline, half)))
             new[_name("decoder", half, 1)] = seconds
             if seconds < _BRIEF:
