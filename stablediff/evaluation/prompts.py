@@ -16,17 +16,12 @@ from stablediff.evaluation.judge.scenes import can_be_painted
 from stablediff.evaluation.phrasing import phrase
 from stablediff.training.data.colours import COLOURS, colours_of, recolour
 from stablediff.training.data.icons import Icon, Icons
-from stablediff.training.data.scenes import ALONE, Item, Scene
+from stablediff.training.data.scenes import ALONE, HALF, PLACES, Item, Scene
 from stablediff.training.data.split import Split
 from stablediff.training.data.words import without_colour
 
 T = TypeVar("T")
-_PAIR, _GROUND = 0.45, 0.8  # sides of things in pairs, and before a background
-_PLACES = {
-    2: ((0.26, 0.5), (0.74, 0.5)),
-    3: ((0.5, 0.26), (0.26, 0.74), (0.74, 0.74)),
-    4: ((0.26, 0.26), (0.74, 0.26), (0.26, 0.74), (0.74, 0.74)),
-}
+_GROUND = 0.8  # side of a thing before a background
 # The shares of a task's prompts that are looked for at levels 2 and 0; what cannot be found comes from another level.
 _TWO_NEW, _NOTHING_NEW = 0.25, 0.15
 _TRIES = 60  # a prompt
@@ -158,7 +153,7 @@ class _Maker:
                     return None
         upright = rng.random() < 0.5
         items = tuple(
-            Item(icon.thing, 0.5 if upright else near, near if upright else 0.5, _PAIR, colour)
+            Item(icon.thing, 0.5 if upright else near, near if upright else 0.5, HALF, colour)
             for icon, near, colour in zip((first, second), (0.26, 0.74), colours, strict=True)
         )
         return Scene(first.style, items, "pair")
@@ -179,7 +174,7 @@ class _Maker:
             one, other = items
             return replace(scene, items=(replace(one, thing=other.thing), replace(other, thing=one.thing)))
         if len(items) > 1:
-            other_number = _pick([n for n in _PLACES if n != len(items)], rng)
+            other_number = _pick([n for n in PLACES if n != len(items)], rng)
             return _several(items[0].thing, scene.style, other_number)
         if scene.background is not None:
             return replace(scene, background=_pick([c for c in COLOURS if c != scene.background], rng))
@@ -203,11 +198,11 @@ def _style(maker: _Maker, rng: np.random.Generator, level: int) -> Scene | None:
 
 def _count(maker: _Maker, rng: np.random.Generator, level: int) -> Scene | None:
     icon = maker.icon(rng, new=level > 0)
-    return _several(icon.thing, icon.style, _pick(list(_PLACES), rng))
+    return _several(icon.thing, icon.style, _pick(list(PLACES), rng))
 
 
 def _several(thing: str, style: str, number: int) -> Scene:
-    return Scene(style, tuple(Item(thing, x, y, _PAIR) for x, y in _PLACES[number]), "count")
+    return Scene(style, tuple(Item(thing, x, y, HALF) for x, y in PLACES[number]), "count")
 
 
 def _colour(maker: _Maker, rng: np.random.Generator, level: int) -> Scene | None:

@@ -14,12 +14,11 @@ from stablediff.errors import EvaluationError
 from stablediff.evaluation.artists import Drawn
 from stablediff.evaluation.prompts import World
 from stablediff.images import save_png
-from stablediff.training.data.scenes import ALONE, Item, Scene, render_scene
+from stablediff.training.data.scenes import ALONE, HALF, PLACES, Item, Scene, render_scene
 from stablediff.training.data.words import NUMBERS, plural
 
 _WORD = re.compile(r"\w+")
-_PLACES = {1: ((0.5, 0.5),), 2: ((0.26, 0.5), (0.74, 0.5)), 3: ((0.5, 0.26), (0.26, 0.74), (0.74, 0.74))}
-_PLACES[4] = ((0.26, 0.26), (0.74, 0.26), (0.26, 0.74), (0.74, 0.74))
+_PLACES = {1: ((0.5, 0.5),), **PLACES}
 _UPRIGHT = ((0.5, 0.26), (0.5, 0.74))
 
 
@@ -88,7 +87,7 @@ class Paste(Retrieval):
         of_first = [style for _, thing, style in self.captions if thing == named[0]]
         style = asked if asked is not None and asked in of_first else of_first[0]
         fitting = [thing for thing in named if self._has(thing, style)]
-        side = ALONE if len(fitting) == 1 and number == 1 else 0.45
+        side = ALONE if len(fitting) == 1 and number == 1 else HALF
         items = tuple(Item(thing, x, y, side) for thing, (x, y) in zip(fitting, places, strict=False))
         return Scene(style, (replace(items[0], x=0.5, y=0.5),) if len(items) == 1 else items, "paste")
 

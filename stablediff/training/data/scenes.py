@@ -19,11 +19,11 @@ from stablediff.training.data.words import SIZES, names_a_colour, without_colour
 _T = TypeVar("_T")
 KINDS = ("single", "colour", "size", "background", "pair", "count")
 ALONE = 0.92  # side of an icon that has the canvas for itself
-_HALF = 0.45
+HALF = 0.45  # side of one of two, three or four
 _TRIES = 200
 _PAINTED = 0.5  # of the things in a pair; two in two colours are what is learnt last
 # (x, y) of two, three or four of a thing. Three in a row would be a third smaller, with too few latent cells each.
-_LAYOUTS: dict[int, tuple[tuple[float, float], ...]] = {
+PLACES: dict[int, tuple[tuple[float, float], ...]] = {
     2: ((0.26, 0.5), (0.74, 0.5)),
     3: ((0.5, 0.26), (0.26, 0.74), (0.74, 0.74)),
     4: ((0.26, 0.26), (0.74, 0.26), (0.26, 0.74), (0.74, 0.74)),
@@ -157,8 +157,8 @@ class Sampler:
         if kind == "pair":
             return self._pair(thing, style, rng)
         if kind == "count":
-            places = _LAYOUTS[int(rng.integers(2, 5))]
-            return Scene(style, tuple(Item(thing, *place, _HALF) for place in places), kind)
+            places = PLACES[int(rng.integers(2, 5))]
+            return Scene(style, tuple(Item(thing, *place, HALF) for place in places), kind)
         if kind == "size":
             return Scene(style, (Item(thing, 0.5, 0.5, _pick(tuple(SIZES.values()), rng)),), kind)
         if kind == "background":
@@ -199,7 +199,7 @@ class Sampler:
         for thing, near, paint in zip((first, second), (0.26, 0.74), painted, strict=True):
             icon = next(icon for icon in self._by_thing[thing] if icon.style == style)
             colour = self._colour(icon, rng) if paint else None
-            items.append(Item(thing, 0.5 if upright else near, near if upright else 0.5, _HALF, colour))
+            items.append(Item(thing, 0.5 if upright else near, near if upright else 0.5, HALF, colour))
         return Scene(style, tuple(items), "pair")
 
 
