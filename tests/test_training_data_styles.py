@@ -14,7 +14,16 @@ from stablediff.training.config import LoopConfig
 from stablediff.training.data import Icon, Icons, Item, Scene, Split, make_split, render_scene, styles
 from stablediff.training.data.icons import PIXELS, RECORDS
 from stablediff.training.data.scenes import paint
-from stablediff.training.data.styles import DRAWN_STYLES, drawing_of, drawn_in, lined, outlined, pixelated, softened
+from stablediff.training.data.styles import (
+    DRAWN_STYLES,
+    drawing_of,
+    drawn_in,
+    glossed,
+    lined,
+    outlined,
+    pixelated,
+    softened,
+)
 from stablediff.training.material import crops_of
 
 INK = 40  # what is darker is drawn in ink
@@ -35,7 +44,7 @@ def inked(picture: np.ndarray) -> np.ndarray:
     return (picture[..., :3].max(axis=2) < INK) & (picture[..., 3] > 200)
 
 
-@pytest.mark.parametrize("draw", [outlined, pixelated, lined, softened])
+@pytest.mark.parametrize("draw", [outlined, pixelated, lined, softened, glossed])
 @pytest.mark.parametrize("size", [512, 256, 128])
 def test_it_looks_alike_at_any_size(draw, size: int) -> None:
     large, small = draw(badge()), draw(badge(size))
@@ -49,7 +58,7 @@ def test_it_looks_alike_at_any_size(draw, size: int) -> None:
     assert np.abs(near - far).mean() < 6
 
 
-@pytest.mark.parametrize("draw", [outlined, pixelated, lined, softened])
+@pytest.mark.parametrize("draw", [outlined, pixelated, lined, softened, glossed])
 def test_nothing_stays_nothing(draw) -> None:
     assert not draw(np.zeros((128, 128, 4), np.uint8))[..., 3].any()
 
@@ -107,13 +116,27 @@ def test_a_soft_picture_is_lit_from_the_upper_left() -> None:
     assert np.array_equal(after[..., 3], before[..., 3])
 
 
-def test_a_soft_picture_is_no_flat_one() -> None:
+def test_a_glossy_picture_has_a_sheen_to_the_upper_left_off_the_rim() -> None:
+    before = badge()
+    after = glossed(before)
+    whitened = (after[..., :3].astype(int) - before[..., :3]).sum(axis=2)
+    along = whitened[range(256), range(256)]  # from the upper left corner to the middle
+    brightest = int(along.argmax())
+    assert 256 - 138 < brightest < 256 - 100  # within the disc, off its rim
+    assert along[brightest] > 200
+    assert (after[..., :3] >= before[..., :3]).all()
+    assert not whitened[256:, 256:].any()
+    assert np.array_equal(after[..., 3], before[..., 3])
+
+
+def test_soft_and_glossy_pictures_are_no_flat_ones() -> None:
     assert np.array_equal(drawn_in("soft", badge()), softened(badge()))
+    assert np.array_equal(drawn_in("glossy", badge()), glossed(badge()))
     assert np.array_equal(drawn_in("flat", badge()), badge())
 
 
 def test_a_style_that_is_drawn_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawings = {style: drawing_of(style) for style in ("flat", "soft", *DRAWN_STYLES)}
+    drawings = {style: drawing_of(style) for style in ("flat", "soft", "glossy", *DRAWN_STYLES)}
     assert len(set(drawings.values())) == len(drawings)
     monkeypatch.setattr(styles, "_LIT", 0.1)
     assert {style for style, drawing in drawings.items() if drawing_of(style) != drawing} == {"soft"}

@@ -24,6 +24,9 @@ _FAINTEST, _CONTRAST = 0.10, 4.0  # a step in brightness that gives a line, and 
 _ROUNDING = 0.042  # sigma of the blur that gives a picture its height, as a share of the side
 _LIGHT = (0.6, 0.8)  # x and y of where the light goes: it comes from the upper left
 _LIT, _SHADED = 0.45, 0.5  # how far a slope towards the light turns white, and one that turns away black
+_RIM, _SHEEN = 0.03, 0.012  # sigmas of the blurs that keep a sheen off the rim and melt it, as shares of the side
+_SHEEN_WIDTH = (0.035, 0.05)  # along x and y, as shares of the side
+_SHEEN_WHITE = 0.9
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,18 @@ def softened(picture: Picture) -> Picture:
     return np.dstack([colours * (1 - _SHADED * np.clip(-slope, 0, 1)), alpha]).astype(np.uint8)
 
 
+def glossed(picture: Picture) -> Picture:
+    """Polished: a white sheen along the edges to the upper left, a little inside them."""
+    side, alpha = len(picture), picture[..., 3]
+    inside = np.clip((_blurred(alpha, _RIM * side) - 0.8) / 0.15, 0, 1)
+    right, down = (round(width * side) for width in _SHEEN_WIDTH)
+    moved = np.zeros_like(inside)
+    moved[down:, right:] = inside[: side - down, : side - right]
+    edge = (255 * inside * (1 - moved)).astype(np.uint8)
+    sheen = _SHEEN_WHITE * _blurred(edge, _SHEEN * side)[..., None]
+    return np.dstack([picture[..., :3] + (255.0 - picture[..., :3]) * sheen, alpha]).astype(np.uint8)
+
+
 def _blurred(part: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:
     blurred = Image.fromarray(part).filter(ImageFilter.GaussianBlur(sigma))
     return np.divide(np.asarray(blurred), 255, dtype=np.float32)
@@ -116,8 +131,8 @@ DRAWN_STYLES = {
     "pixel": DrawnStyle("soft", pixelated, blocks=_GRID),
     "line": DrawnStyle("flat", lined, colourless=True),
 }
-# Set styles that are finished here: as they are, Noto's pictures and Twemoji's are too much alike.
-_FINISHES = {"soft": softened}
+# Set styles that are finished here: as they are, Noto's pictures and Fluent's are too much like Twemoji's.
+_FINISHES = {"soft": softened, "glossy": glossed}
 
 
 def drawn_in(style: str, picture: Picture) -> Picture:
