@@ -137,7 +137,12 @@ def test_which_things_are_drawn(world: World, tmp_path: Path) -> None:
     assert "| objects | 7 | 4 | 64 % |" in text
     figures = json.loads((tmp_path / "things.json").read_text())["figures"]
     assert (figures["things"], figures["drawn"], figures["pictures"], figures["ceiling"]) == (7, 4, 14, 1.0)
+    of_each = torch.tensor([2 * (t in ("bar", "cross", "frame", "plate")) + (t == "box") for t in THINGS]).double() / 2
+    over_things = mean_interval(of_each)  # the pictures of one thing depend on each other
     assert figures["right"]["value"] == pytest.approx(9 / 14, abs=1e-4)
+    assert (figures["right"]["low"], figures["right"]["high"]) == pytest.approx(
+        (over_things.low, over_things.high), abs=1e-4
+    )
     assert Image.open(tmp_path / "things.png").height > 300
     assert len(ask_for_each(world, each=1)) == 7
 

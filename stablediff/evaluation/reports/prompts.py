@@ -55,12 +55,16 @@ def admitted_tasks(setting: Setting) -> dict[str, float]:
 
 
 def interval_of(answers: Answers, chosen: Sequence[int], each: int) -> Interval:
-    right, groups = answers.of(chosen, each)
-    if len(chosen) < 2:  # nothing to draw from
-        value = right.mean().item()
-        return Interval(value, 0.0, 1.0)
+    return grouped_interval(*answers.of(chosen, each))
+
+
+def grouped_interval(right: Tensor, groups: Tensor) -> Interval:
+    """The share that is right of (N,), over groups (N,): what is of one prompt, or of one thing, is drawn together."""
+    num_groups = groups.unique().numel()
+    if num_groups < 2:  # nothing to draw from
+        return Interval(right.mean().item(), 0.0, 1.0)
     if right.unique().numel() == 1:  # drawing from what is all the same tells nothing
-        return proportion_interval(int(right[0]) * len(chosen), len(chosen))
+        return proportion_interval(int(right[0]) * num_groups, num_groups)
     return mean_interval(right, groups)
 
 

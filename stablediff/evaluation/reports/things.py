@@ -5,12 +5,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from PIL import Image
 
-from stablediff.evaluation.bootstrap import proportion_interval
 from stablediff.evaluation.phrasing import phrase
 from stablediff.evaluation.prompts import Prompt, World
-from stablediff.evaluation.reports.prompts import Answers, answer
+from stablediff.evaluation.reports.prompts import Answers, answer, grouped_interval
 from stablediff.evaluation.scoring import ceiling
 from stablediff.evaluation.setting import Setting, as_figures, percent, table, write_section, writing
 from stablediff.evaluation.sheets import labelled_sheet, save_sheet
@@ -32,21 +32,21 @@ def report_things(setting: Setting, each: int) -> Path:
     real = ceiling(setting.judge, prompts, setting.world.icons)
     known = sum(real) / len(real)
     answers = answer(setting.artist, setting.judge, prompts, range(1))
-    right = answers.right.bool().tolist()
     tries: dict[str, list[bool]] = defaultdict(list)
-    for prompt, good in zip(prompts, right, strict=True):
+    for prompt, good in zip(prompts, answers.right.bool().tolist(), strict=True):
         tries[_thing(prompt)].append(good)
+    number_of = {thing: i for i, thing in enumerate(tries)}
     drawn = [thing for thing, goods in tries.items() if _mostly(goods)]
     with writing(setting.out):
         write_whole(setting.out / DRAWN, "".join(f"{thing}\n" for thing in drawn).encode())
-    share = proportion_interval(sum(right), len(right))
+    share = grouped_interval(answers.right, torch.tensor([number_of[_thing(prompt)] for prompt in prompts]))
     group_of = {icon.thing: icon.group for icon in setting.world.icons.records}
     groups: dict[str, list[str]] = defaultdict(list)
     for thing in tries:
         groups[group_of[thing]].append(thing)
     lines = [
         f"**{len(drawn)} of {len(tries)} things** are drawn so that the judge finds them in most of their pictures, "
-        f"one in each of up to {each} styles; `{DRAWN}` lists them. Of all {len(right)} pictures {percent(share)} "
+        f"one in each of up to {each} styles; `{DRAWN}` lists them. Of all {len(prompts)} pictures {percent(share)} "
         f"show the thing that was asked for; of real pictures of the same things {100 * known:.0f} % do, by the judge.",
         "",
         *table(
@@ -65,7 +65,7 @@ def report_things(setting: Setting, each: int) -> Path:
         "model": setting.pipeline.name,
         "things": len(tries),
         "drawn": len(drawn),
-        "pictures": len(right),
+        "pictures": len(prompts),
         "right": as_figures(share),
         "ceiling": known,
         "seconds": round(answers.seconds, 1),
