@@ -5,7 +5,6 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from stablediff.errors import CheckpointError
@@ -31,13 +30,12 @@ class Lexicon:
         return Lexicon(frozenset(word for text in texts for word in split(text)))
 
     def spell(self, text: str) -> str:
-        """As the model has seen it spelt: Russian is mostly written without ё."""
+        """As the model has seen it spelt: Russian is mostly written without ё, word by word."""
         composed = unicodedata.normalize("NFC", text)
-        return composed if self._has_yo else composed.translate(_YO)
+        return _WORD.sub(lambda word: self._spelt(word.group()), composed)
 
-    @cached_property
-    def _has_yo(self) -> bool:
-        return any("ё" in word for word in self.words)
+    def _spelt(self, word: str) -> str:
+        return word if word.lower() in self.words else word.translate(_YO)
 
     def strangers(self, text: str) -> dict[str, list[str]]:
         """The words of `text` that are not known, in order, each with the nearest that are."""

@@ -47,7 +47,7 @@ def add_reports(parser: argparse.ArgumentParser) -> None:
     scored.add_argument("--clip", required=True, metavar="CLIP", help="both towers: a folder, or owner/name on the hub")
     _add_folder(reports)
     grid = _add(reports, "cost", "what steps, samplers and guidance buy, in seconds", _cost)
-    everything = _add(reports, "all", "all of these", _all)
+    everything = _add(reports, "all", "prompts, distribution, memorisation, others and cost", _all)
     for one in (limited, everything):
         one.add_argument("--limit", type=int, default=400, metavar="N", help="pictures a side of `distribution`")
         _add_inception(one)

@@ -32,7 +32,8 @@ def make_api(studio: Studio) -> None:
         """Draw pictures of what a prompt says. A picture takes seconds to minutes, and jobs wait for their turn.
 
         Args:
-            prompt: What to draw, in English. (word:1.3) and [word] weigh words.
+            prompt: What to draw, in words that the model knows: the bundled one knows English and Russian, many
+                others English alone. (word:1.3) and [word] weigh words.
             negative_prompt: What to steer away from.
             steps: Denoising steps: more take longer and draw finer.
             guidance: How closely to follow the prompt; 1 is not at all.

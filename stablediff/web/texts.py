@@ -52,9 +52,9 @@ TEXTS = {
     "knows": ("The {count} things that this model knows", "Что знает эта модель: {count}"),
     "knows_more": (
         "It also draws “three apples”, “a fox to the left of a banana” and “a fox above a banana”, though not every "
-        "picture comes out right. Two things in two colours seldom do.",
+        "picture comes out right. Two things in two colours do every other time.",
         "Рисует и «три яблока», и «лиса слева, банан справа», и «лиса сверху, банан снизу», хотя удаётся не каждая "
-        "картинка. Два предмета разных цветов удаются редко.",
+        "картинка. Два предмета разных цветов удаются через раз.",
     ),
     "draw": ("Draw", "Нарисовать"),
     "stop": ("Stop", "Стоп"),

@@ -76,8 +76,9 @@ def read_things(folder: Path) -> dict[str, Thing]:
 
 
 def _names(language: str, name: str, label: str, synonyms: tuple[str, ...]) -> tuple[str, ...]:
-    """All once, the label first and then what everybody says."""
-    return tuple(dict.fromkeys((name, *EVERYDAY[language].get(label, ()), *synonyms)))
+    """All once, the label first and then what everybody says; Russian is mostly written without ё."""
+    names = (name, *EVERYDAY[language].get(label, ()), *synonyms)
+    return tuple(dict.fromkeys(name.replace("ё", "е") for name in names))
 
 
 def shortcodes(folder: Path) -> Iterator[tuple[str, str]]:

@@ -32,6 +32,11 @@ EN_BESIDE: Table = {
     "{first} left of {a_second}": 1,
     "{second} right of {a_first}": 1,
     "{a_first} on the left, {a_second} on the right": 1,
+    # Who says no more than "and" has two things beside each other in mind.
+    "{a_first} and {a_second}": 4,
+    "{first} and {second}": 2,
+    "{a_first} next to {a_second}": 2,
+    "{a_first} beside {a_second}": 2,
 }
 EN_ABOVE: Table = {
     "{a_first} above {a_second}": 3,
@@ -52,6 +57,8 @@ RU_BESIDE: Table = {
     "слева {first}, справа {second}": 2,
     "{first} слева от {of_second}": 3,
     "{second} справа от {of_first}": 3,
+    "{first} и {second}": 5,
+    "{first} рядом с {by_second}": 2,
 }
 RU_ABOVE: Table = {
     "{first} сверху, {second} снизу": 3,
