@@ -8,6 +8,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+DRAFT = ".stablediff."  # what the names of files begin with that are still being written
+
 
 def check_place(path: Path) -> None:
     """Raises OSError where a file would take the place of a folder, a device, a pipe, or a file that is protected."""
@@ -34,7 +36,7 @@ def draft_of(path: Path, *, lasting: bool = False) -> Iterator[Path]:
     check_place(path)
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.parent / f".stablediff.{secrets.token_hex(8)}"
+    draft = path.parent / f"{DRAFT}{secrets.token_hex(8)}"
     try:
         draft.touch(exist_ok=False)
         mode = stat.S_IMODE((path if path.exists() else draft).stat().st_mode)

@@ -14,12 +14,13 @@ import pytest
 import torch
 from children import meeting_point
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stablediff.errors import ConfigError, NumericalError, StableDiffError
 from stablediff.training import muon
 from stablediff.training.config import LoopConfig
+from stablediff.training.locks import alone_in
 from stablediff.training.log import Log
 from stablediff.training.loop import _stop_asked, train
 from stablediff.training.stage import Batch, Stage
@@ -130,14 +131,32 @@ def test_killed_at_20_random_moments_and_resumed_is_bit_equal(tmp_path: Path, un
         child.join()
     train(Toy(), config(), folder)
     assert_same(state(folder), undisturbed)
-    assert not list(folder.glob(".*"))  # nothing is left of the killed
+    assert [left.name for left in folder.glob(".*")] == [".lock"]  # nothing is left of the killed
 
 
 def test_drafts_of_dead_runs_are_removed(tmp_path: Path) -> None:
     for left in (".state.safetensors.123", ".tmpXOhmom"):  # ours, and one of the library that writes it
         (tmp_path / left).touch()
+    (tmp_path / ".stablediff.0123456789abcdef" / "unet").mkdir(parents=True)  # a result that was being written
     train(Toy(), config(steps=2), tmp_path)
-    assert not list(tmp_path.glob(".*"))
+    assert [left.name for left in tmp_path.glob(".*")] == [".lock"]
+
+
+def test_two_runs_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    with alone_in(tmp_path), pytest.raises(ConfigError, match=r"another run is at work in .*: wait for it, or choose"):
+        train(Toy(), config(steps=2), tmp_path)
+    assert train(Toy(), config(steps=2), tmp_path).finished
+
+
+def test_a_place_where_no_result_can_stay_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(ConfigError, match="model is a file, and the result is to be there"):
+        train(Toy(), config(), tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model_index.json").touch()
+    with pytest.raises(ConfigError, match=r"lies in the model .*other, which may be replaced"):
+        train(Toy(), config(), tmp_path / "other" / "run")
+    assert not (tmp_path / "state.safetensors").exists()
 
 
 def test_sigterm_saves_and_leaves(tmp_path: Path, undisturbed: dict[str, Tensor]) -> None:
@@ -265,6 +284,24 @@ def test_a_broken_state_is_named(tmp_path: Path) -> None:
         train(Toy(), config(), tmp_path)
 
 
+@pytest.mark.parametrize("progress", ["{}", "[]", '"a"', '{"step": -5, "seconds": 0}', '{"step": 1e999, "seconds": 0}'])
+def test_a_state_of_no_known_step_is_named(tmp_path: Path, progress: str) -> None:
+    train(Toy(), config(steps=5), tmp_path)
+    save_file(state(tmp_path), tmp_path / "state.safetensors", {"progress": progress, "optimizer": "adamw"})
+    with pytest.raises(ConfigError, match="remove it to start"):
+        train(Toy(), config(), tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"\xff,1", b"1.2.3,0", b"\xc2\xb2,0", b"nan" + 99 * b",1", b"9" * 150_000])
+def test_damaged_metrics_do_not_stop_a_run(tmp_path: Path, damage: bytes) -> None:
+    train(Toy(), config(steps=20), tmp_path)
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(path.read_bytes() + damage + b"\n")
+    assert train(Toy(), config(), tmp_path).finished
+    steps = [int(row["step"]) for row in csv.DictReader(path.open()) if row["loss"]]
+    assert steps == list(range(5, STEPS + 1, 5))
+
+
 def test_a_full_disk_does_not_end_a_run_before_its_last_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,9 +309,10 @@ def test_a_full_disk_does_not_end_a_run_before_its_last_save(
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("stablediff.training.state.save_file", full)
-    with pytest.raises(StableDiffError, match="free some space"):
+    with pytest.raises(StableDiffError, match=f"free some space; the result up to step {STEPS} is in .*model$"):
         train(Toy(), config(save_minutes=1e-6), tmp_path)
     assert "saving is tried again" in capsys.readouterr().err
+    assert (tmp_path / "model" / "net.pt").exists()  # it needs less room
 
 
 def test_the_log_waits_for_room_on_the_disk(

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +156,20 @@ def test_latents_go_on_where_they_were_broken_off(tmp_path: Path) -> None:
     with torch.inference_mode():
         pixels = torch.stack([to_model(whole.picture(index), 4) for index in range(16)])
         assert (vae.encode(pixels) - latents(tmp_path / "whole", whole)).abs().max() < 1e-2
+
+
+def test_two_runs_make_the_same_latents_once(tmp_path: Path) -> None:
+    vae, cpu = autoencoder().vae, torch.device("cpu")
+    both = [Drawn(broken=None), Drawn(broken=None)]
+
+    def latents(pictures: Drawn) -> torch.Tensor:
+        return cached_latents(tmp_path, "shapes", pictures, 64, vae, cpu, autocast(loop(), cpu))
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(latents, both)
+    assert torch.equal(first, second)
+    assert first.flatten(1).any(dim=1).all()
+    assert sorted(len(pictures.drawn) for pictures in both) == [0, 16]
 
 
 class Numbered(ShapePictures):

@@ -16,7 +16,7 @@ from torch import nn
 from stablediff.checkpoints.suggest import DEFAULTS
 from stablediff.config import CLIPConfig, ModelConfig, UNetConfig, VAEConfig
 from stablediff.errors import CheckpointError
-from stablediff.files import draft_of, sync
+from stablediff.files import DRAFT, draft_of, sync
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.models.tokenizer import CLIP_START, Tokenizer
 from stablediff.models.unet import UNet
@@ -101,7 +101,7 @@ def check_replaceable(folder: Path) -> None:
 
 def draft_folder(folder: Path) -> Path:
     """A new folder beside `folder`, whose place it is to take. Raises OSError."""
-    draft = folder.parent / f".stablediff.{secrets.token_hex(8)}"
+    draft = folder.parent / f"{DRAFT}{secrets.token_hex(8)}"
     draft.mkdir(parents=True)
     return draft
 

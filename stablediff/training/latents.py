@@ -20,6 +20,7 @@ from stablediff.models.vae import VAE
 from stablediff.training.crops import to_model
 from stablediff.training.data.pictures import Pictures
 from stablediff.training.distributed import main_first
+from stablediff.training.locks import in_turn
 
 _NOTED = 2048  # latents between two notes of how far it is
 _MOST_THREADS = 8  # more would wait for each other at what Python does of the drawing
@@ -54,12 +55,29 @@ def _cached_latents(
     key = hashlib.sha256(f"{name} {shape} {fingerprint(vae)}".encode()).hexdigest()[:16]
     path, counter = folder / f"latents-{key}.npy", folder / f"latents-{key}.json"
     folder.mkdir(parents=True, exist_ok=True)
+    with in_turn(path.with_suffix(".lock")):
+        _make(path, counter, shape, pictures, vae, device, precision)
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+def _make(
+    path: Path,
+    counter: Path,
+    shape: tuple[int, ...],
+    pictures: Pictures,
+    vae: VAE,
+    device: torch.device,
+    precision: torch.autocast,
+) -> None:
+    """What is still missing in the file."""
     done = _read_count(counter) if _is_whole(path, shape) else 0
     if done == 0:
         need = 2 * int(np.prod(shape))
-        free = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(path.parent).free
         if need > free:
-            raise DataError(f"{need / 1e9:.1f} GB are needed in {folder} for latents, and {free / 1e9:.1f} are free")
+            raise DataError(
+                f"{need / 1e9:.1f} GB are needed in {path.parent} for latents, and {free / 1e9:.1f} are free"
+            )
         path.unlink(missing_ok=True)
     store = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float16, shape)
     if done < len(pictures):
@@ -75,7 +93,6 @@ def _cached_latents(
                         _write_count(store, counter, done)
         finally:
             _write_count(store, counter, done)
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
 def _encoded(

@@ -103,8 +103,16 @@ class Log:
 def _read(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if (row.get("step") or "").replace(".", "").isdigit()]
+    rows = []
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        try:
+            for row in csv.DictReader(file):
+                with contextlib.suppress(TypeError, ValueError, OverflowError):  # a row that is no row of ours
+                    if int(float(row["step"])) >= 0 and None not in row:
+                        rows.append(row)
+        except (csv.Error, KeyError):  # nor is the rest
+            pass
+    return rows
 
 
 def _tensorboard(folder: Path):  # type: ignore[no-untyped-def]

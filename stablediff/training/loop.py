@@ -22,11 +22,12 @@ from stablediff.training import distributed
 from stablediff.training.average import Average
 from stablediff.training.config import LoopConfig
 from stablediff.training.convolutions import quicken
+from stablediff.training.locks import alone_in
 from stablediff.training.log import Log
 from stablediff.training.memory import checkpoint_activations
 from stablediff.training.optimizers import learning_rate, make_optimizer, set_rate
 from stablediff.training.stage import Batch, Stage
-from stablediff.training.state import STATE, load_state, save_state
+from stablediff.training.state import RESULT, STATE, check_result_place, load_state, save_state
 
 _AHEAD = 3  # batches made while one is computed
 _MOST_BAD_STEPS = 20
@@ -111,9 +112,13 @@ class _Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot write to {self.folder}: {error.strerror}. Choose another --out") from error
+        with alone_in(self.folder) if distributed.is_main() else contextlib.nullcontext():
+            return self._run(minutes, stop)
+
+    def _run(self, minutes: float, stop: "_Flag") -> Outcome:
+        check_result_place(self.folder / RESULT)
         if (self.folder / STATE).exists():
-            progress = load_state(self.folder, self.stage, self.average, self.optimizer)
-            self.step, self.seconds = int(progress["step"]), progress["seconds"]
+            self.step, self.seconds = load_state(self.folder, self.stage, self.average, self.optimizer)
         begun, saved = time.monotonic(), time.monotonic()
         with Log(self.folder, self.config.steps, self.step, silent=not distributed.is_main()) as log:
             for batch in self._batches():
@@ -132,10 +137,13 @@ class _Run:
                     self._show(log)
                 if over:
                     break
+        self._export()
+        return Outcome(self.step, self.step >= self.config.steps, exported=not self.sharded)
+
+    def _export(self) -> None:
         if distributed.is_main() and not self.sharded:
             with self.average.in_place(), torch.no_grad():
-                self.stage.export(self.folder / "model")
-        return Outcome(self.step, self.step >= self.config.steps, exported=not self.sharded)
+                self.stage.export(self.folder / RESULT)
 
     def _batches(self) -> Iterator[Batch]:
         """The batches from this step on, made ahead of time in another thread.
@@ -235,7 +243,11 @@ class _Run:
         except OSError as error:
             message = f"cannot save to {self.folder} ({error.strerror or error}): free some space"
             if must:
-                raise StableDiffError(f"{message}; the state saved before is whole") from error
+                kept = "; the state saved before is whole" if (self.folder / STATE).exists() else ""
+                with contextlib.suppress(OSError, StableDiffError):  # it needs less room than the state
+                    self._export()
+                    kept = f"{kept}; the result up to step {self.step} is in {self.folder / RESULT}"
+                raise StableDiffError(message + kept) from error
             log.note(f"{message}; training goes on, and saving is tried again")
 
 

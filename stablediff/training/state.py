@@ -5,6 +5,7 @@ There is nothing else to keep: batches and noise are functions of the step.
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,22 @@ from safetensors.torch import save_file
 from torch import Tensor, nn, optim
 
 from stablediff.errors import ConfigError
+from stablediff.files import DRAFT
 from stablediff.training.average import Average
 from stablediff.training.distributed import is_main, like, whole
 
-STATE = "state.safetensors"
+STATE, RESULT = "state.safetensors", "model"
+
+
+def check_result_place(place: Path) -> None:
+    """Raises ConfigError where a result could not stay. What killed runs left beside it is removed."""
+    if inside := next((parent for parent in place.absolute().parents if (parent / "model_index.json").is_file()), None):
+        raise ConfigError(f"{place.parent} lies in the model {inside}, which may be replaced: choose another --out")
+    if place.exists() and not place.is_dir():
+        raise ConfigError(f"{place} is a file, and the result is to be there: move it away, or choose another --out")
+    if is_main():
+        for left in place.parent.glob(f"{DRAFT}*"):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def save_state(
@@ -49,14 +62,20 @@ def save_state(
 
 
 @torch.no_grad()
-def load_state(folder: Path, module: nn.Module, average: Average, optimizer: optim.Optimizer) -> dict[str, float]:
-    """Fills all in from `folder`. -> progress. Raises ConfigError if the state is of another network or optimiser."""
+def load_state(folder: Path, module: nn.Module, average: Average, optimizer: optim.Optimizer) -> tuple[int, float]:
+    """Fills all in from `folder`. -> its step, and the seconds that it took to get there.
+
+    Raises ConfigError if the state is of another network or optimiser.
+    """
     path = folder / STATE
     try:
         with safe_open(path, "pt") as file:
             names = set(file.keys())
             metadata = file.metadata() or {}
-            progress: dict[str, float] = json.loads(metadata["progress"])
+            progress = json.loads(metadata["progress"])
+            step, seconds = int(progress["step"]), float(progress["seconds"])
+            if step < 0:
+                raise ValueError(f"step {step}")
             if metadata.get("optimizer", _name(optimizer)) != _name(optimizer):
                 raise ConfigError(
                     f"{path} has the memory of {metadata['optimizer']}, not of {_name(optimizer)}: change the config "
@@ -75,12 +94,12 @@ def load_state(folder: Path, module: nn.Module, average: Average, optimizer: opt
                 if name.startswith("optimizer."):
                     _, key, parameter_name = name.split(".", 2)
                     by_parameter.setdefault(parameter_name, {})[key] = file.get_tensor(name)
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        for name, memory in by_parameter.items():
+            parameter = average.parameters[name]
+            optimizer.state[parameter] = {key: like(value, parameter) for key, value in memory.items()}
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"cannot read {path} ({error}): remove it to start this run anew") from error
-    for name, memory in by_parameter.items():
-        parameter = average.parameters[name]
-        optimizer.state[parameter] = {key: like(value, parameter) for key, value in memory.items()}
-    return progress
+    return step, seconds
 
 
 def _name(optimizer: optim.Optimizer) -> str:
