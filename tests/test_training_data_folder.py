@@ -70,7 +70,8 @@ def test_what_cannot_be_used_is_left_out_with_its_reason_and_said_once(tmp_path,
     reasons = {path.stem: why for path, why in pictures.skipped}
     assert set(reasons) == {"empty", "small", "silent", "broken", "vast", "latin"}
     assert reasons["small"] == "it has 10 x 40 pixels, too few to be shown at 32"
-    assert reasons["silent"] == reasons["latin"] == reasons["empty"] == "it has no caption"
+    assert reasons["silent"] == reasons["empty"] == "it has no caption"
+    assert reasons["latin"] == "latin.txt is not in UTF-8: save it anew as UTF-8"
     assert "must be a whole PNG" in reasons["broken"]
     assert "scale it down" in reasons["vast"]
     named = capsys.readouterr().err.splitlines()
@@ -117,3 +118,80 @@ def test_a_folder_of_nothing_is_an_error(tmp_path):
     (tmp_path / "captions.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="must be text in UTF-8"):
         FolderPictures(tmp_path, 32)
+
+
+def _list(folder, *lines):
+    save(folder / "a.png")
+    (folder / "captions.jsonl").write_bytes("\n".join(lines).encode())
+    return FolderPictures(folder, 16)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ({"file": "a.png", "caption": "red \ud800 disc"}, "line 2 has half a letter in its caption: write it in UTF-8"),
+        ({"file": "a.png", "captions": ["x", "\udc00"]}, "line 2 has half a letter in its caption: write it in UTF-8"),
+        ({"file": "a\0.png", "caption": "x"}, r"line 2 names the file 'a\x00.png': it has letters that no file name"),
+        ({"file": "a\ud800.png", "caption": "x"}, r"line 2 names the file 'a\ud800.png': it has letters that no file"),
+        ({"file": 7, "caption": "x"}, "line 2 is not {"),
+    ],
+)
+def test_one_line_that_cannot_be_does_not_stop_a_run(tmp_path, capsys, line, why):
+    pictures = _list(tmp_path, '{"file": "a.png", "caption": "one"}', json.dumps(line))
+    assert len(pictures) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"captions.jsonl is left out: {why}" in said
+
+
+def test_long_names_are_shortened(tmp_path, capsys):
+    line = json.dumps({"file": "x" * 5_000 + ".png", "caption": "x"})
+    assert len(_list(tmp_path, '{"file": "a.png", "caption": "one"}', line)) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert len(said) <= 600
+    assert "is left out" in said
+    with pytest.raises(DataError) as refused:
+        _list(tmp_path, line)
+    assert len(str(refused.value)) < 1_000
+
+
+def test_marks_of_byte_order_are_no_part_of_the_text(tmp_path):
+    pictures = _list(
+        tmp_path / "list", '\ufeff{"file": "a.png", "caption": "one"}\r', '{"file": "a.png", "caption": "two"}'
+    )
+    assert [pictures.caption(i, RNG) for i in range(2)] == ["one", "two"]
+    for name, text in (("a", "red disc"), ("b", "")):
+        save(tmp_path / "beside" / f"{name}.png")
+        (tmp_path / "beside" / f"{name}.txt").write_text(text, encoding="utf-8-sig")
+    pictures = FolderPictures(tmp_path / "beside", 16)
+    assert [pictures.caption(i, RNG) for i in range(len(pictures))] == ["red disc"]
+    assert [(path.name, why) for path, why in pictures.skipped] == [("b.png", "it has no caption")]
+
+
+def test_lines_of_the_list_end_where_json_lines_do(tmp_path):
+    pictures = _list(
+        tmp_path, '{"file": "a.png", "caption": "red\u2028disc"}', '{"file": "a.png", "caption": "x\u0085y"}'
+    )
+    assert pictures.skipped == []
+    assert [pictures.caption(i, RNG) for i in range(2)] == ["red disc", "x y"]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le"])
+def test_captions_in_other_encodings_are_said_to_be(tmp_path, encoding):
+    for name in ("a", "b"):
+        save(tmp_path / f"{name}.png")
+    (tmp_path / "a.txt").write_text("words")
+    (tmp_path / "b.txt").write_bytes("café".encode(encoding))
+    assert FolderPictures(tmp_path, 16).skipped == [
+        (tmp_path / "b.png", "b.txt is not in UTF-8: save it anew as UTF-8")
+    ]
+
+
+def test_pictures_of_other_formats_are_named(tmp_path):
+    for name in ("a.png", "b.gif", "c.BMP", "d.tif", "e.gif"):
+        save(tmp_path / name)
+    for name in "abcd":
+        (tmp_path / f"{name}.txt").write_text("words")
+    pictures = FolderPictures(tmp_path, 16)
+    assert len(pictures) == 1
+    assert [path.name for path, _ in pictures.skipped] == ["b.gif", "c.BMP", "d.tif"]
+    assert {why for _, why in pictures.skipped} == {"it is no PNG, JPEG or WebP: save it as one of them"}
