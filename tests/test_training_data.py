@@ -1,5 +1,6 @@
 """Scenes made of icons: what is drawn, what is said of it, and what is held out."""
 
+import math
 import pickle
 import re
 from dataclasses import replace
@@ -382,10 +383,9 @@ def test_the_newest_things_have_a_share_of_their_own(icons):
 def test_recipes_that_cannot_be_filled_are_refused(icons):
     with pytest.raises(DataError, match="mix names the kind 'sinlge'"):
         SceneRecipe(mix={"sinlge": 1})
-    with pytest.raises(DataError, match="shares in mix"):
-        SceneRecipe(mix={"single": 0})
-    with pytest.raises(DataError, match="shares in mix"):
-        SceneRecipe(mix={"single": float("nan")})
+    for mix in ({"single": 0}, {"single": math.nan}, {"single": math.inf}, {"single": 1e308, "pair": 1e308}):
+        with pytest.raises(DataError, match="shares in mix"):
+            SceneRecipe(mix=mix)
     with pytest.raises(DataError, match="no thing 'dgo'"):
         Sampler(SceneRecipe(things=("dgo",)), NOTHING, icons)
     with pytest.raises(DataError, match="leaves no icon"):

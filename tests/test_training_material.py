@@ -53,3 +53,25 @@ def test_a_size_that_is_no_number_of_cells_is_refused(tmp_path: Path, size: int)
 def test_scenes_have_no_negative_numbers(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is -1: choose 0 or more"):
         ScenesConfig(**{name: -1})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"caf\xe9\n", r"cannot read things_file .*things.txt \(.*\): it must be text in UTF-8"),
+        (b"\n  \n", "things.txt names nothing: write a thing a line"),
+        (b"\xef\xbb\xbf", "things.txt names nothing: write a thing a line"),
+        (None, "cannot read things_file .*things.txt: No such file"),
+    ],
+)
+def test_a_file_of_things_that_names_none_is_refused(tmp_path: Path, content: bytes | None, why: str) -> None:
+    if content is not None:
+        (tmp_path / "things.txt").write_bytes(content)
+    with pytest.raises(ConfigError, match=why):
+        ScenesConfig(things_file=tmp_path / "things.txt").recipe()
+
+
+def test_things_are_taken_once_and_without_a_mark_of_byte_order(tmp_path: Path) -> None:
+    (tmp_path / "things.txt").write_text("disc\r\nring\ndisc\nbar\n", encoding="utf-8-sig")
+    assert ScenesConfig(things_file=tmp_path / "things.txt").recipe().things == ("disc", "ring", "bar")
+    assert ScenesConfig(things_file=tmp_path / "things.txt", num_things=3).recipe().things[-1] == "bar"

@@ -49,16 +49,23 @@ class ScenesConfig:
                 raise ConfigError(f"scenes.{name} is {getattr(self, name)}: choose 0 or more")
 
     def recipe(self) -> SceneRecipe:
-        things: tuple[str, ...] = ()
-        if self.things_file is not None:
-            try:
-                lines = self.things_file.read_text(encoding="utf-8").splitlines()
-            except OSError as error:
-                raise ConfigError(f"cannot read things_file {self.things_file}: {error.strerror}") from error
-            things = tuple(line.strip() for line in lines if line.strip())
-        things = things[: self.num_things or None]
+        things = () if self.things_file is None else _read_things(self.things_file)[: self.num_things or None]
         newest = things[-self.num_newest :] if self.num_newest else ()
         return SceneRecipe(things, self.styles, dict(self.mix), self.others, newest, self.newest_share)
+
+
+def _read_things(path: Path) -> tuple[str, ...]:
+    """A thing a line, each once. Raises ConfigError."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise ConfigError(f"cannot read things_file {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"cannot read things_file {path} ({error}): it must be text in UTF-8") from error
+    things = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not things:
+        raise ConfigError(f"things_file {path} names nothing: write a thing a line, or leave it away to take all")
+    return things
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Scenes: icons alone, recoloured, on a background, in pairs and in numbers."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -74,8 +75,8 @@ class SceneRecipe:
     def __post_init__(self) -> None:
         if strange := sorted(set(self.mix) - set(KINDS)):
             raise DataError(f"mix names the kind {strange[0]!r}: it must be one of {', '.join(KINDS)}")
-        if any(not share >= 0 for share in self.mix.values()) or not sum(self.mix.values()) > 0:
-            raise DataError("the shares in mix must be 0 or more, and not all 0")
+        if any(not share >= 0 for share in self.mix.values()) or not 0 < sum(self.mix.values()) < math.inf:
+            raise DataError("the shares in mix must be 0 or more, not all 0, and not without end: such as 0.6 and 0.4")
         for name in ("others", "newest_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise DataError(f"{name} is {getattr(self, name)}: it is a share of the things, from 0 to less than 1")
