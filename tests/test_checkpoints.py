@@ -267,6 +267,19 @@ def test_a_folder_is_found_by_its_index_file_and_by_a_former_name(copied: Path) 
     assert locate(str(copied)).path == former
 
 
+def test_models_of_ones_own_are_named_after_their_runs(copied: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for run, name in (("one", "one"), ("other", "other"), ("sticker", "model")):  # the bundled one's name is its own
+        shutil.copytree(copied, runs / run / "model")
+        assert locate(str(runs / run / "model")).name == name
+    assert locate(str(runs / "one" / "model" / "model_index.json")).name == "one"
+    (runs / "one" / "model").rename(runs / "one" / "model.previous")
+    assert locate(str(runs / "one" / "model")).name == "one"
+    (runs / "other" / "model").rename(runs / "other" / "mine")
+    assert locate(str(runs / "other" / "mine")).name == "mine"
+    assert locate("sticker").name == "sticker"
+
+
 # --- strictness -------------------------------------------------------------------------------------------------------
 
 

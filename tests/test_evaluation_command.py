@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from sticker_world import STYLES, THINGS, make_data, world_of
 from toy import toy_pipeline
 
@@ -48,13 +49,17 @@ def evaluate(report: str, place: Path, *more: str, **options: Path) -> int:
 
 
 def test_from_icons_to_a_judge(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "things.txt").write_text("disc\nring\nbar\nbox\n")
+    (tmp_path / "things.txt").write_text("disc\nring\ndisc\nbar\nbox\n")
     (tmp_path / "judge.toml").write_text(CONFIG.format(things=tmp_path / "things.txt"))
     arguments = ["evaluate", "judge", str(tmp_path / "judge.toml"), "--data", str(place / "data")]
-    assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "run"), "--set", 'styles=["flat", "flat"]']) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "run" / "model")
-    assert load_judge(tmp_path / "run" / "model").config.things == ("disc", "ring", "bar")
+    config = load_judge(tmp_path / "run" / "model").config
+    assert (config.things, config.styles) == (("disc", "ring", "bar"), ("flat",))
     strange = [*arguments, "--out", str(tmp_path / "other")]
+    for widths in ("[]", "[8,8]", "[7,8,8]", "[-8,8,8]", "[0,0,0]"):
+        assert main([*strange, "--set", f"widths={widths}"]) == 2
+        assert "choose three positive multiples of 8, as [48, 96, 192]" in capsys.readouterr().err
     assert main([*strange, "--set", 'styles=["baroque"]']) == 2
     assert "there is no style 'baroque' among the icons: choose of flat, soft" in capsys.readouterr().err
     (tmp_path / "things.txt").write_text("unicorn\n")
@@ -68,7 +73,7 @@ def test_from_a_model_to_a_report(place: Path, capsys: pytest.CaptureFixture[str
     report = Path(capsys.readouterr().out.strip())
     assert report == place / "out" / "report.md"
     figures = json.loads((place / "out" / "prompts.json").read_text())["figures"]
-    assert figures["model"] == "model"
+    assert figures["model"] == place.name  # the run, for all of them have their model in "model"
     assert list(figures["tasks"]) == ["single object", "counting"]
     assert figures["pictures"] == 2
     assert evaluate("cost", place, *few, "--steps", "1", "--samplers", "ddim", "--guidance", "1") == 0
@@ -103,6 +108,7 @@ def test_from_a_model_to_a_report(place: Path, capsys: pytest.CaptureFixture[str
         ("cost", {}, ["--cost-per-task", "-1"], "--cost-per-task -1: choose 1 to 1000"),
         ("cost", {}, ["--steps", "1,5000"], "num_steps is 5000"),
         ("distribution", {}, ["--limit", "-1"], "--limit -1: choose 1 to"),
+        ("things", {}, ["--images", "0"], "--images 0: choose 1 to 64"),
         ("all", {}, ["--limit", "20", "--samplers", "magic"], "and 20 are needed"),
         ("prompts", {}, ["--tasks", "dancing"], "there is no task 'dancing'"),
         ("prompts", {}, ["--styles", "baroque"], "does not know the style 'baroque'"),
@@ -138,6 +144,44 @@ def test_a_folder_of_ones_own(place: Path, tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "empty").mkdir()
     assert main([*arguments, "--pictures", str(tmp_path / "empty")]) == 2
     assert "has no picture with a caption" in capsys.readouterr().err
+    for limit, why in (("0", "choose 1 to 100000"), ("-5", "choose 1 to 100000"), ("5", "20 or more are needed")):
+        Image.new("RGB", (64, 64)).save(tmp_path / "empty" / "a.png")
+        (tmp_path / "empty" / "a.txt").write_text("words")
+        assert main([*arguments, "--pictures", str(tmp_path / "empty"), f"--limit={limit}"]) == 2
+        assert why in capsys.readouterr().err
+
+
+def test_captions_that_are_too_long_are_named_before_anything_is_drawn(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(20):
+        Image.new("RGB", (64, 64), (10 * i, 0, 0)).save(tmp_path / f"{i:02}.png")
+        (tmp_path / f"{i:02}.txt").write_text("word " * (2_000 if i == 13 else 2))
+    arguments = ["evaluate", "folder", "--model", str(place / "model"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--pictures", str(tmp_path)]) == 2
+    assert "the caption of 13.png cannot be drawn: prompt has 9,999 characters" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.png"))
+
+
+def test_models_of_ones_own_have_reports_of_their_own(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(place / "model", tmp_path / "runs" / "mine" / "model")
+    few = ("--data", f"{place / 'data'}", "--judge", f"{place / 'judge'}", "--per-task", "1", "--images", "1")
+    assert (
+        main(["evaluate", "prompts", "--model", "runs/mine/model", "--tasks", "style", "--dtype", "float32", *few]) == 0
+    )
+    assert capsys.readouterr().out.strip() == "runs/evaluation/mine/report.md"
+
+
+@pytest.mark.parametrize("report", ["things", "distribution"])
+def test_what_a_report_does_not_use_is_not_offered(report: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", report, "--help"])
+    offered = capsys.readouterr().out
+    assert "--styles" in offered
+    assert not [name for name in ("--images", "--per-task", "--tasks") if name in offered]
 
 
 def test_other_commands_do_not_wait_for_reports(capsys: pytest.CaptureFixture[str]) -> None:

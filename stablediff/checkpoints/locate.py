@@ -11,6 +11,7 @@ ASSETS = Path(__file__).parent.parent / "assets"
 BUNDLED = {"sticker": ASSETS / "sticker"}
 DEFAULT_MODEL = "sticker"
 CLIP_MERGES = ASSETS / "clip" / "merges.txt"
+FORMER = ".previous"  # what a save that was killed leaves
 LORA_FILE = "pytorch_lora_weights.safetensors"  # what diffusers calls it
 
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -41,7 +42,7 @@ def locate(name: str, progress: Progress = silent) -> Location:
     try:
         path = Path(name).expanduser()
         # A save that was killed between its two renames leaves the former folder under this name.
-        former = path.with_name(path.name + ".previous") if path.name else path
+        former = path.with_name(path.name + FORMER) if path.name else path
         if not path.exists() and former.is_dir():
             path = former
         if path.is_dir():
@@ -65,9 +66,7 @@ def locate_lora(name: str) -> Location:
     try:
         path = Path(name).expanduser()
         if name and path.is_dir():
-            folder = path.resolve()
-            # A training run writes to NAME/model.
-            return Location(folder.parent.name if folder.name == "model" else folder.name, _only_lora(path))
+            return Location(_name_of(path), _only_lora(path))
         if path.is_file():
             return Location(path.stem, _only_safetensors(path))
     except (OSError, RuntimeError, ValueError) as error:
@@ -148,7 +147,8 @@ def _choices() -> str:
 
 def _folder(path: Path) -> Location:
     if (path / "model_index.json").is_file():
-        return Location(path.resolve().name, path)
+        name = _name_of(path)
+        return Location(path.resolve().name if name in BUNDLED else name, path)  # only the bundled one is called so
     singles = sorted(p for p in path.iterdir() if p.suffix.lower() in WEIGHT_SUFFIXES)
     if len(singles) == 1 and not (path / "config.json").is_file():
         return _file(singles[0])
@@ -157,6 +157,13 @@ def _folder(path: Path) -> Location:
         raise CheckpointError(f"{path} holds several models ({names}): name one of the files")
     hint = "name the folder above it, which has model_index.json" if (path / "config.json").is_file() else _choices()
     raise CheckpointError(f"{path} has no model_index.json, so it is not a whole model: {hint}")
+
+
+def _name_of(folder: Path) -> str:
+    """A training run writes to NAME/model, and all models of one's own would be called "model"."""
+    folder = folder.resolve()
+    is_run = folder.name.removesuffix(FORMER) == "model"
+    return (folder.parent.name if is_run else "") or folder.name
 
 
 def _file(path: Path) -> Location:
