@@ -51,7 +51,7 @@ def test_prompts_are_many_different_and_the_same_every_time(world: World) -> Non
     for task in TASKS:
         texts = [prompt.text for prompt in prompts if prompt.task == task]
         assert len(set(texts)) == len(texts)
-        assert make_prompts(world, 8, tasks=[task]) == [p for p in prompts if p.task == task]
+        assert make_prompts(world, 8, tasks=[task, task]) == [p for p in prompts if p.task == task]
     assert all(prompt.text != prompt.swapped for prompt in prompts)
 
 

@@ -203,6 +203,19 @@ def test_what_another_program_drew(world: World, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "out" / "others.json").read_text())["figures"]["groups"]["all admitted"]
     assert found["theirs"]["score"]["value"] > 0.9
     assert found["theirs"]["ours_minus_theirs"]["high"] < 0
+    damaged = folder / lines[0]["file"]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(EvaluationError, match="get it again from the program that drew it, or leave this --drawn away"):
+        report_others(setting, [FolderArtist(folder)])
+
+
+def test_lists_of_other_programs_may_begin_with_a_mark_and_hold_any_letter(tmp_path: Path) -> None:
+    line = '\ufeff{"prompt": "a\u2028b", "seed": 0, "file": "x.png"}\r\n\r\n'
+    (tmp_path / "pictures.jsonl").write_text(line, encoding="utf-8")
+    with pytest.raises(EvaluationError, match="lacks 1 of 1 pictures"):
+        FolderArtist(tmp_path).check(["a\u2028b"], [0])
+    (tmp_path / "x.png").touch()
+    FolderArtist(tmp_path).check(["a\u2028b"], [0])
 
 
 def test_memorisation_needs_pictures_that_cannot_have_been_learnt(world: World, tmp_path: Path) -> None:
@@ -241,6 +254,7 @@ def test_what_a_model_knows(world: World, tmp_path: Path, toy: Pipeline) -> None
     assert (some.things, some.styles) == (("disc", "ring"), ("soft",))
     (tmp_path / "things.txt").write_text("bar\nunicorn\n")
     assert known_world(toy, judge, world.icons, world.split, tmp_path / "things.txt", ["flat"]).things == ("bar",)
+    assert known_world(toy, judge, world.icons, world.split, None, ["flat", "soft", "flat"]).styles == STYLES
     with pytest.raises(EvaluationError, match="does not know the style 'baroque': choose among flat, soft"):
         known_world(toy, judge, world.icons, world.split, None, ["baroque"])
     (tmp_path / "things.txt").write_text("unicorn\n")
@@ -248,6 +262,21 @@ def test_what_a_model_knows(world: World, tmp_path: Path, toy: Pipeline) -> None
         known_world(toy, judge, world.icons, world.split, tmp_path / "things.txt", [])
     with pytest.raises(EvaluationError, match="a text file with a thing a line"):
         known_world(toy, judge, world.icons, world.split, tmp_path / "none.txt", [])
+
+
+def test_things_that_are_left_out_are_named(
+    world: World, tmp_path: Path, toy: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def known(*lines: str) -> tuple[tuple[str, ...], str]:
+        (tmp_path / "things.txt").write_text("\n".join(lines), encoding="utf-8-sig")
+        things = known_world(toy, Oracle(), world.icons, world.split, tmp_path / "things.txt", ()).things
+        return things, capsys.readouterr().err
+
+    assert known("disc", "bar", "bar", "") == (("disc", "bar"), "")
+    things, said = known("unicorn", "bar", *(f"thing {i}" for i in range(6)))
+    assert things == ("bar",)
+    assert "the icons or the judge do not have them: 'unicorn', 'thing 0', 'thing 1'" in said
+    assert said.endswith("'thing 3' and 2 more\n")
 
 
 def test_the_front_and_the_choice() -> None:

@@ -32,17 +32,22 @@ class Settings:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture on this disk, and the seconds that it took (0 where nobody knows any more)."""
+    """A picture on this disk, and the seconds that it took (0 where nobody knows any more).
+
+    `remedy` says what to do if it is damaged; what is ours is drawn anew.
+    """
 
     path: Path
     seconds: float
+    remedy: str = ""
 
     def open(self) -> Image.Image:
         """Raises EvaluationError if it is damaged."""
         try:
             return open_image(self.path)
         except RequestError as error:
-            raise EvaluationError(f"{error}; delete {self.path}, and run this again: it is drawn anew") from error
+            remedy = self.remedy or f"delete {self.path}, and run this again: it is drawn anew"
+            raise EvaluationError(f"{error}; {remedy}") from error
 
 
 class Artist(Protocol):

@@ -38,9 +38,11 @@ def add_reports(parser: argparse.ArgumentParser) -> None:
     reports = parser.add_subparsers(required=True, metavar="REPORT")
     add_judge(reports)
     _add(reports, "prompts", "does it draw what it is asked for, task by task", _prompts)
-    limited = _add(reports, "distribution", "how far its pictures are from real ones as a set", _distribution)
+    limited = _add(
+        reports, "distribution", "how far its pictures are from real ones as a set", _distribution, asks=False
+    )
     _add(reports, "memorisation", "does it draw, or remember", _memorisation)
-    listed = _add(reports, "things", "which things does it draw, of all that there are", _things)
+    listed = _add(reports, "things", "which things does it draw, of all that there are", _things, asks=False)
     listed.add_argument("--per-thing", type=int, default=3, metavar="N", help="pictures of each thing (default: 3)")
     versus = _add(reports, "others", "the same prompts by other models and by looking up", _others)
     scored = _add(reports, "text", "do pictures and captions belong together, by any CLIP", _text)
@@ -60,7 +62,8 @@ def add_reports(parser: argparse.ArgumentParser) -> None:
         _add_grid(one)
 
 
-def _add(reports: Commands, name: str, help_: str, report: Report) -> argparse.ArgumentParser:
+def _add(reports: Commands, name: str, help_: str, report: Report, *, asks: bool = True) -> argparse.ArgumentParser:
+    """Reports that ask none of the tasks' prompts take their options and do not offer them: commands can be alike."""
     parser: argparse.ArgumentParser = reports.add_parser(name, help=help_)
     parser.set_defaults(run=lambda arguments: _run(arguments, report))
     _add_model(parser)
@@ -68,9 +71,15 @@ def _add(reports: Commands, name: str, help_: str, report: Report) -> argparse.A
     parser.add_argument("--judge", type=Path, default=BUNDLED_JUDGE, help="the folder of one that you have trained")
     parser.add_argument("--things", type=Path, metavar="FILE", help="what the model knows, a thing a line")
     parser.add_argument("--styles", type=_names, default=(), metavar="A,B", help="the styles that it knows")
-    parser.add_argument("--tasks", type=_names, default=(), metavar="A,B", help=f"some of: {', '.join(TASKS)}")
-    parser.add_argument("--per-task", type=int, default=70, metavar="N", help="prompts of each task (default: 70)")
-    parser.add_argument("--images", type=int, default=4, metavar="N", help="pictures of each prompt (default: 4)")
+    helps = {
+        "tasks": f"some of: {', '.join(TASKS)}",
+        "per_task": "prompts of each task (default: 70)",
+        "images": "pictures of each prompt (default: 4)",
+    }
+    shown = helps if asks else dict.fromkeys(helps, argparse.SUPPRESS)
+    parser.add_argument("--tasks", type=_names, default=(), metavar="A,B", help=shown["tasks"])
+    parser.add_argument("--per-task", type=int, default=70, metavar="N", help=shown["per_task"])
+    parser.add_argument("--images", type=int, default=4, metavar="N", help=shown["images"])
     return parser
 
 
@@ -129,10 +138,7 @@ def _run(arguments: argparse.Namespace, report: Report) -> int:
 
 def _setting(arguments: argparse.Namespace) -> Setting:
     """Everything is looked at before the first picture is drawn."""
-    limits = {"images": 64, "per_thing": 64, "per_task": 1000, "cost_per_task": 1000, "limit": 100_000}
-    for name, most in limits.items():
-        if not 1 <= getattr(arguments, name, 1) <= most:
-            raise EvaluationError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: choose 1 to {most}")
+    _check_numbers(arguments)
     judge = load_judge(arguments.judge)
     icons, split = Icons(arguments.data), read_split(arguments.data / "split.json")
     pipeline = load(arguments.model, device=arguments.device, dtype=arguments.dtype)
@@ -142,6 +148,14 @@ def _setting(arguments: argparse.Namespace) -> Setting:
     with writing(_out(arguments, pipeline)):
         pass
     return Setting(pipeline, judge, world, prompts, range(arguments.images), _out(arguments, pipeline))
+
+
+def _check_numbers(arguments: argparse.Namespace) -> None:
+    """Raises EvaluationError."""
+    limits = {"images": 64, "per_thing": 64, "per_task": 1000, "cost_per_task": 1000, "limit": 100_000}
+    for name, most in limits.items():
+        if not 1 <= getattr(arguments, name, 1) <= most:
+            raise EvaluationError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: choose 1 to {most}")
 
 
 def _out(arguments: argparse.Namespace, pipeline: Pipeline) -> Path:
@@ -194,6 +208,7 @@ def _text(setting: Setting, arguments: argparse.Namespace) -> Path:
 
 
 def _folder(arguments: argparse.Namespace) -> int:
+    _check_numbers(arguments)
     pipeline = load(arguments.model, device=arguments.device, dtype=arguments.dtype)
     place = locate_clip(arguments.clip) if arguments.clip else None
     clip = load_clip(place.path, pipeline.device) if place else None

@@ -9,6 +9,7 @@ from stablediff.errors import EvaluationError
 from stablediff.evaluation.artists import Drawn
 
 WISHES, PICTURES = "wishes.jsonl", "pictures.jsonl"
+_REMEDY = "get it again from the program that drew it, or leave this --drawn away"
 
 
 class FolderArtist:
@@ -19,10 +20,13 @@ class FolderArtist:
         self._found: dict[tuple[str, int], Drawn] = {}
         path, number = folder / PICTURES, 0
         try:
-            for line in path.read_text(encoding="utf-8").splitlines():
+            # Not splitlines(): in JSON, U+2028 and its like may stand within a line.
+            for line in path.read_text(encoding="utf-8-sig").split("\n"):
                 number += 1
+                if not line.strip():
+                    continue
                 entry = json.loads(line)
-                drawn = Drawn(folder / entry["file"], float(entry.get("seconds", 0)))
+                drawn = Drawn(folder / entry["file"], float(entry.get("seconds", 0)), _REMEDY)
                 if not 0 <= drawn.seconds < math.inf:
                     raise ValueError(f"seconds are {drawn.seconds}")
                 self._found[str(entry["prompt"]), int(entry["seed"])] = drawn

@@ -53,7 +53,7 @@ def make_prompts(world: World, per_task: int = 70, seed: int = 0, tasks: Sequenc
 
     A task that the world is too small for has fewer. Raises EvaluationError if nothing can be asked.
     """
-    chosen = list(tasks) or list(TASKS)
+    chosen = list(dict.fromkeys(tasks)) or list(TASKS)
     if strange := [task for task in chosen if task not in TASKS]:
         raise EvaluationError(f"there is no task {strange[0]!r}: choose among {', '.join(TASKS)}")
     if per_task < 1:

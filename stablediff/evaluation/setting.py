@@ -1,6 +1,7 @@
 """What the reports have in common: the model, the judge, what may be asked, and where everything is kept."""
 
 import json
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from stablediff.errors import EvaluationError
+from stablediff.errors import EvaluationError, one_line
 from stablediff.evaluation.artists import Artist, Drawn, ModelArtist
 from stablediff.evaluation.bootstrap import Interval
 from stablediff.evaluation.judge.network import Judge
@@ -24,6 +25,7 @@ from stablediff.training.data.split import Split
 T = TypeVar("T")
 SECTIONS = ("prompts", "things", "distribution", "memorisation", "others", "cost", "text", "folder")
 REPORT = "report.md"
+_MOST_NAMED = 5
 
 
 @dataclass
@@ -57,20 +59,34 @@ def known_world(
     words = pipeline.lexicon.words if pipeline.lexicon else None
     if listed is not None:
         try:
-            lines = {line.strip() for line in listed.read_text(encoding="utf-8").splitlines()}
+            lines = dict.fromkeys(line.strip() for line in listed.read_text(encoding="utf-8-sig").splitlines())
         except (OSError, ValueError) as error:
             raise EvaluationError(f"cannot read {listed} ({error}): give a text file with a thing a line") from error
         known = tuple(thing for thing in judge.config.things if thing in lines)
     else:
+        lines = {}
         known = tuple(t for t in judge.config.things if words is None or set(words_of(t)) <= words)
-    chosen = tuple(styles) or tuple(s for s in judge.config.styles if words is None or s in words)
+    chosen = tuple(dict.fromkeys(styles)) or tuple(s for s in judge.config.styles if words is None or s in words)
     kept = tuple(thing for thing in known if thing in set(icons.things))
     if not kept or not chosen:
         raise EvaluationError(
             f"of what {pipeline.name} knows, the judge knows {len(kept)} things and {len(chosen)} styles: name some "
             "with --things FILE and --styles, or train a judge for them"
         )
+    if things is not None:
+        _name_strangers(things, [line for line in lines if line and line not in kept])
     return World(icons, split, kept, chosen)
+
+
+def _name_strangers(things: Path, strangers: Sequence[str]) -> None:
+    """A list may be of more than the icons that are there, but what is not asked for must not go unnoticed."""
+    if strangers:
+        some = ", ".join(repr(name[:60]) for name in strangers[:_MOST_NAMED])
+        more = f" and {len(strangers) - _MOST_NAMED} more" if len(strangers) > _MOST_NAMED else ""
+        print(
+            one_line(f"of {things} these are left out, for the icons or the judge do not have them: {some}{more}"),
+            file=sys.stderr,
+        )
 
 
 def draw_all(artist: Artist, texts: Sequence[str], seeds: Sequence[int], what: str = "") -> tuple[list[Drawn], float]:

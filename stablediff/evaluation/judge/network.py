@@ -17,7 +17,7 @@ SIDE, GRID = 128, 8  # pixels and cells along a side
 _FOLD = 4  # pixels that are folded into channels at the start
 _TINTS, _STROKES = 32, 48  # channels of `_Palette` and `_Texture`
 _WINDOWS = (1, 3, 5)  # cells along a side: what a thing is painted in is told from as far as it reaches
-_GROUPS, _EPS = 8, 1e-5
+GROUPS, _EPS = 8, 1e-5  # of the norms; they divide all widths
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Judge(nn.Module):
         self.fine = _block(fine, fine)
         self.middle = _block(fine, middle)
         self.coarse = nn.ModuleList([_block(middle, coarse), _block(coarse, coarse)])
-        self.norm = nn.GroupNorm(_GROUPS, coarse, eps=_EPS)
+        self.norm = nn.GroupNorm(GROUPS, coarse, eps=_EPS)
         self.palette, self.texture = _Palette(), _Texture()
         self.presence = nn.Conv2d(coarse, 1, 1)
         self.things = nn.Conv2d(coarse, len(config.things), 1)
@@ -128,4 +128,4 @@ class _Texture(nn.Module):
 
 
 def _block(in_ch: int, out_ch: int) -> ResnetBlock:
-    return ResnetBlock(in_ch, out_ch, None, norm_groups=_GROUPS, norm_eps=_EPS)
+    return ResnetBlock(in_ch, out_ch, None, norm_groups=GROUPS, norm_eps=_EPS)

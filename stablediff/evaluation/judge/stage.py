@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stablediff.errors import ConfigError
 from stablediff.evaluation.judge.files import save_judge, take_over
-from stablediff.evaluation.judge.network import GRID, SIDE, Judge, JudgeConfig
+from stablediff.evaluation.judge.network import GRID, GROUPS, SIDE, Judge, JudgeConfig
 from stablediff.evaluation.judge.scenes import JudgeScenes, SmallIcons
 from stablediff.training.config import LoopConfig
 from stablediff.training.crops import to_model
@@ -43,6 +44,12 @@ class JudgeStageConfig:
     widths: tuple[int, ...] = (48, 96, 192)
     start_from: Path | None = None
 
+    def __post_init__(self) -> None:
+        if len(self.widths) != 3 or any(width < 1 or width % GROUPS for width in self.widths):
+            raise ConfigError(
+                f"widths are {list(self.widths)}: choose three positive multiples of {GROUPS}, as [48, 96, 192]"
+            )
+
 
 class JudgeStage(Stage):
     """Learns from random scenes; `exam` gives figures on held-out ones."""
@@ -57,7 +64,7 @@ class JudgeStage(Stage):
     ) -> None:
         super().__init__()
         self.config, self.exam = config, exam
-        styles = icons.chosen_styles(config.styles)
+        styles = tuple(dict.fromkeys(icons.chosen_styles(config.styles)))
         self._icons, self._scenes = SmallIcons(icons), JudgeScenes(icons, split, things, styles)
         self._thing_ids = {thing: i for i, thing in enumerate(things)}
         self._style_ids = {style: i for i, style in enumerate(styles)}

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from stablediff.checkpoints.clip_model import ClipModel
-from stablediff.errors import EvaluationError
+from stablediff.errors import EvaluationError, RequestError
 from stablediff.evaluation.artists import Drawn, ModelArtist
 from stablediff.evaluation.clip import image_features, text_features
 from stablediff.evaluation.features import Embed, random_features
@@ -20,6 +20,7 @@ from stablediff.evaluation.reports.text import score_table, text_scores
 from stablediff.evaluation.setting import as_figures, progress, table, write_section
 from stablediff.evaluation.sheets import labelled_sheet, save_sheet
 from stablediff.pipeline import Pipeline
+from stablediff.request import Request
 from stablediff.training.data.folder import FolderPictures
 
 _LEAST, _SHOWN = 20, 8
@@ -37,11 +38,13 @@ def report_folder(
     """Draws one picture for each caption. Writes folder.json and its section. -> the report. Raises EvaluationError."""
     folder = FolderPictures(pictures, pipeline.config.defaults.width, 4)
     count = min(len(folder), limit)
+    if limit < _LEAST:
+        raise EvaluationError(f"a limit of {limit} pictures: {_LEAST} or more are needed to compare")
     if count < _LEAST:
         raise EvaluationError(
             f"{pictures} has {count} pictures with captions to compare with, and {_LEAST} are needed: add some"
         )
-    captions = [folder.caption(i, np.random.default_rng(i)) for i in range(count)]
+    captions = _captions(folder, count)
     drawn: list[Drawn] = []
     seconds = 0.0
     artist = ModelArtist(pipeline, out / "pictures")
@@ -89,3 +92,14 @@ def report_folder(
     shown = [(captions[i], [Image.fromarray(folder.picture(i)), drawn[i].open()]) for i in range(_SHOWN)]
     lines += ["Real, and drawn:", "", save_sheet(labelled_sheet(shown), out, "folder")]
     return write_section(out, "folder", "Against a folder of real pictures", lines, figures)
+
+
+def _captions(folder: FolderPictures, count: int) -> list[str]:
+    """One of each picture's. Raises EvaluationError for one that cannot be drawn, before any is."""
+    captions = [folder.caption(i, np.random.default_rng(i)) for i in range(count)]
+    for i, caption in enumerate(captions):
+        try:
+            Request(prompt=caption)
+        except RequestError as error:
+            raise EvaluationError(f"the caption of {folder.path(i).name} cannot be drawn: {error}") from error
+    return captions

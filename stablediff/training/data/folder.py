@@ -57,7 +57,7 @@ class FolderPictures:
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """-> (size, size, channels)."""
-        image = open_image(self._entries[index][0])
+        image = open_image(self.path(index))
         # Before scaling: over white it has one colour a pixel, RGBA Pillow scales premultiplied.
         image = over_white(image) if self._channels == 3 else image.convert("RGBA")
         return np.asarray(fit_image(image, self._size, self._size))
@@ -65,6 +65,10 @@ class FolderPictures:
     def caption(self, index: int, rng: np.random.Generator) -> str:
         captions = self._entries[index][1]
         return captions[int(rng.integers(len(captions)))]
+
+    def path(self, index: int) -> Path:
+        """Of the picture's file."""
+        return self._entries[index][0]
 
     def fingerprint(self) -> str:
         """Changes when a picture does."""
