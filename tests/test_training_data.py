@@ -151,8 +151,10 @@ def test_what_is_not_the_things_own_is_always_said(icons):
 
 
 def test_places_are_told_from_either_side(icons):
-    left = "dog.* (left of|on the left).*umbrella|umbrella.* right of .*dog"
-    assert all(re.search(left, text) for text in captions(pair("dog", "umbrella"), icons))
+    left = "dog.* (left of|on the left|and|next to|beside).*umbrella|umbrella.* right of .*dog"
+    beside = captions(pair("dog", "umbrella"), icons)
+    assert all(re.search(left, text) for text in beside)
+    assert any(text.startswith("a dog and an umbrella") for text in beside)
     above = "dog.* (above|at the top).*umbrella|umbrella.* (below|under) .*dog"
     said = captions(pair("dog", "umbrella", upright=True), icons)
     assert all(re.search(above, text) for text in said)
@@ -176,7 +178,9 @@ def test_russian_captions_agree_with_everything(icons):
     assert not any("красн" in text or re.search("[a-z]", text) for text in said)
     two = Scene("classic", (Item("dog", 0.26, 0.5, 0.45), Item("dog", 0.74, 0.5, 0.45)), "count")
     assert "собака, две штуки, в классическом стиле" in captions(two, icons, language="ru")
-    assert "собака слева, зонт справа, в классическом стиле" in captions(pair("dog", "umbrella"), icons, language="ru")
+    beside = captions(pair("dog", "umbrella"), icons, language="ru")
+    for placed in ("собака слева, зонт справа", "собака и зонт", "собака рядом с зонтом"):
+        assert f"{placed}, в классическом стиле" in beside
     background = captions(one("cat", kind="background", background="blue"), icons, language="ru")
     assert "кошка на синем фоне, в плоском стиле" in background
     with pytest.raises(DataError, match="no captions in 'fr': choose en or ru"):

@@ -68,7 +68,7 @@ def _check(good: bool, name: str, value: object, allowed: str) -> None:
 def read_table(path: Path) -> dict[str, Any]:
     """A TOML file. Raises ConfigError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(f"there is no config file {path}: the ready ones are in configs/ of the project") from error
     except (OSError, ValueError, RecursionError) as error:
