@@ -152,11 +152,10 @@ def test_a_place_where_no_result_can_stay_is_refused_at_once(tmp_path: Path) -> 
     (tmp_path / "model").write_text("mine")
     with pytest.raises(ConfigError, match="model is a file, and the result is to be there"):
         train(Toy(), config(), tmp_path)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "model_index.json").touch()
-    with pytest.raises(ConfigError, match=r"lies in the model .*other, which may be replaced"):
-        train(Toy(), config(), tmp_path / "other" / "run")
     assert not (tmp_path / "state.safetensors").exists()
+    train(Toy(), config(steps=1), tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"lies in .*other/model, which its run replaces: choose another --out"):
+        train(Toy(), config(), tmp_path / "other" / "model" / "mine")
 
 
 def test_sigterm_saves_and_leaves(tmp_path: Path, undisturbed: dict[str, Tensor]) -> None:

@@ -24,8 +24,9 @@ STATE, RESULT = "state.safetensors", "model"
 
 def check_result_place(place: Path) -> None:
     """Raises ConfigError where a result could not stay. What killed runs left beside it is removed."""
-    if inside := next((parent for parent in place.absolute().parents if (parent / "model_index.json").is_file()), None):
-        raise ConfigError(f"{place.parent} lies in the model {inside}, which may be replaced: choose another --out")
+    for parent in place.absolute().parents:
+        if parent.name == RESULT and (parent.parent / STATE).is_file():
+            raise ConfigError(f"{place.parent} lies in {parent}, which its run replaces: choose another --out")
     if place.exists() and not place.is_dir():
         raise ConfigError(f"{place} is a file, and the result is to be there: move it away, or choose another --out")
     if is_main():
