@@ -29,8 +29,7 @@ def make_stage(config: JudgeStageConfig, data: Path) -> JudgeStage:
     things = wanted or icons.things
     if strange := sorted(set(things) - set(icons.things)):
         raise ConfigError(f"there is no thing {strange[0]!r} among the icons: take its name from icons.jsonl")
-    styles = tuple(dict.fromkeys(icons.chosen_styles(config.styles)))
-    prompts = make_prompts(World(icons, split, things, styles), _EXAM)
+    prompts = make_prompts(World(icons, split, things, icons.chosen_styles(config.styles)), _EXAM)
 
     def exam(judge: Judge) -> dict[str, float]:
         shares = shares_by_task(prompts, ceiling(judge, prompts, icons))

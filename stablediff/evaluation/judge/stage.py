@@ -64,7 +64,7 @@ class JudgeStage(Stage):
     ) -> None:
         super().__init__()
         self.config, self.exam = config, exam
-        styles = tuple(dict.fromkeys(icons.chosen_styles(config.styles)))
+        styles = icons.chosen_styles(config.styles)
         self._icons, self._scenes = SmallIcons(icons), JudgeScenes(icons, split, things, styles)
         self._thing_ids = {thing: i for i, thing in enumerate(things)}
         self._style_ids = {style: i for i, style in enumerate(styles)}

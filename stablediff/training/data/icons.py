@@ -69,10 +69,10 @@ class Icons:
         return self._pixels[index]
 
     def chosen_styles(self, styles: Sequence[str]) -> tuple[str, ...]:
-        """`styles`, or all if none is named. Raises DataError for one that there is not."""
+        """`styles`, each once, or all if none is named. Raises DataError for one that there is not."""
         if strange := sorted(set(styles) - set(self.styles)):
             raise DataError(f"there is no style {strange[0]!r} among the icons: choose of {', '.join(self.styles)}")
-        return tuple(styles) or self.styles
+        return tuple(dict.fromkeys(styles)) or self.styles
 
     def find(self, thing: str, style: str) -> Icon | None:
         return self._found.get((thing, style))
