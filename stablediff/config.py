@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
+TimestepSpacing = Literal["leading", "trailing", "linspace"]
 Quality = Literal["draft", "balanced", "best"]
 QUALITIES: tuple[str, ...] = get_args(Quality)
 
@@ -99,7 +100,7 @@ class ScheduleConfig:
     prediction_type: PredictionType = "epsilon"
     rescale_zero_snr: bool = False
     # None: each sampler's own habit.
-    spacing: str | None = None
+    spacing: TimestepSpacing | None = None
     steps_offset: int = 1
     # DDIM ends at sigma = 0 if true, at the smallest training sigma if not.
     set_alpha_to_one: bool = False

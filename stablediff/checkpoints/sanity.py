@@ -8,10 +8,10 @@ from stablediff.config import CLIPConfig, ModelConfig, ScheduleConfig, UNetConfi
 def check_sizes(config: ModelConfig) -> None:
     """Raises ValueError that names the setting, its value and what it could be."""
     for tower in config.text_encoders:
-        _check_clip(tower)
-    _check_unet(config.unet)
-    _check_vae(config.vae)
-    _check_schedule(config.schedule)
+        check_clip(tower)
+    check_unet(config.unet)
+    check_vae(config.vae)
+    check_schedule(config.schedule)
     if config.unet.out_channels != config.vae.latent_channels:
         raise ValueError(
             f"the U-Net gives {config.unet.out_channels} channels, the VAE takes {config.vae.latent_channels}"
@@ -31,7 +31,7 @@ def _divides(name: str, divisor: int, of: str, whole: int) -> None:
         raise ValueError(f"{name} is {divisor}, which does not divide {of} of {whole}")
 
 
-def _check_clip(config: CLIPConfig) -> None:
+def check_clip(config: CLIPConfig) -> None:
     _within("vocab_size", config.vocab_size, 4, 10**6)
     _within("hidden_size", config.hidden_size, 1, 2**13)
     _within("intermediate_size", config.intermediate_size, 1, 2**16)
@@ -45,7 +45,7 @@ def _check_clip(config: CLIPConfig) -> None:
         _within("projection_dim", config.projection_size, 1, 2**13)
 
 
-def _check_unet(config: UNetConfig) -> None:
+def check_unet(config: UNetConfig) -> None:
     levels = len(config.channels)
     _within("the number of U-Net levels", levels, 1, 8)
     if not levels == len(config.transformer_depth) == len(config.num_heads):
@@ -74,7 +74,7 @@ def _check_unet(config: UNetConfig) -> None:
         _within("time_cond_proj_dim", config.guidance_embedding_dim, 4, 2**12)
 
 
-def _check_vae(config: VAEConfig) -> None:
+def check_vae(config: VAEConfig) -> None:
     _within("the number of VAE levels", len(config.channels), 1, 8)
     _within("the VAE's latent_channels", config.latent_channels, 1, 2**8)
     _within("the VAE's layers_per_block", config.num_resnets, 1, 16)
@@ -92,7 +92,7 @@ def _check_vae(config: VAEConfig) -> None:
         )
 
 
-def _check_schedule(config: ScheduleConfig) -> None:
+def check_schedule(config: ScheduleConfig) -> None:
     _within("num_train_timesteps", config.num_train_timesteps, 2, 10**5)
     _within("beta_start", config.beta_start, 1e-9, 0.999)
     _within("beta_end", config.beta_end, config.beta_start, 0.999)

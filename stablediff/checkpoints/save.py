@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from stablediff.checkpoints.suggest import DEFAULTS
-from stablediff.config import CLIPConfig, ModelConfig, UNetConfig, VAEConfig
+from stablediff.config import CLIPConfig, ModelConfig, ScheduleConfig, UNetConfig, VAEConfig
 from stablediff.errors import CheckpointError
 from stablediff.files import DRAFT, draft_of, sync
 from stablediff.models.clip import CLIPTextEncoder
@@ -51,12 +51,13 @@ def save_parts(
         draft = draft_folder(folder)
     except OSError as error:
         raise CheckpointError(f"cannot write beside {folder}: {error.strerror}. Choose another place.") from error
+    scheduler = schedule_settings(config.schedule, config.defaults.sampler)
     try:
         index: dict[str, Any] = {
             "_class_name": "StableDiffusionXLPipeline" if config.kind == "sdxl" else "StableDiffusionPipeline",
             "unet": ["diffusers", "UNet2DConditionModel"],
             "vae": ["diffusers", "AutoencoderKL"],
-            "scheduler": ["diffusers", _schedule_settings(config)["_class_name"]],
+            "scheduler": ["diffusers", scheduler["_class_name"]],
         }
         if config.kind == "sdxl":
             index["force_zeros_for_empty_prompt"] = config.zero_empty_negative
@@ -71,11 +72,11 @@ def save_parts(
             write_weights(draft / f"text_encoder{suffix}" / "model.safetensors", encoder, transformers_name, dtype)
             index[f"tokenizer{suffix}"] = ["transformers", write_tokenizer(draft / f"tokenizer{suffix}", tokenizer)]
         cells = config.defaults.width // config.vae.downscale
-        write_json(draft / "unet" / "config.json", _unet_settings(config.unet) | {"sample_size": cells})
+        write_json(draft / "unet" / "config.json", unet_settings(config.unet) | {"sample_size": cells})
         write_weights(draft / "unet" / "diffusion_pytorch_model.safetensors", unet, dtype=dtype)
         write_json(draft / "vae" / "config.json", vae_settings(config.vae) | {"sample_size": config.defaults.width})
         write_weights(draft / "vae" / "diffusion_pytorch_model.safetensors", vae, dtype=dtype)
-        write_json(draft / "scheduler" / "scheduler_config.json", _schedule_settings(config))
+        write_json(draft / "scheduler" / "scheduler_config.json", scheduler)
         write_json(draft / "model_index.json", index)
         write_json(draft / DEFAULTS, asdict(config.defaults))
         for name, text in (texts or {}).items():
@@ -203,7 +204,7 @@ def clip_settings(config: CLIPConfig, architecture: str) -> dict[str, Any]:
     }
 
 
-def _unet_settings(config: UNetConfig) -> dict[str, Any]:
+def unet_settings(config: UNetConfig) -> dict[str, Any]:
     crosses = [depth > 0 for depth in config.transformer_depth]
     return {
         "_class_name": "UNet2DConditionModel",
@@ -253,10 +254,10 @@ def vae_settings(config: VAEConfig) -> dict[str, Any]:
     }
 
 
-def _schedule_settings(config: ModelConfig) -> dict[str, Any]:
-    schedule = config.schedule
+def schedule_settings(schedule: ScheduleConfig, sampler: str) -> dict[str, Any]:
+    """`sampler` is the one that the model is usually drawn with."""
     return {
-        "_class_name": _SCHEDULERS.get(config.defaults.sampler, "DDIMScheduler"),
+        "_class_name": _SCHEDULERS.get(sampler, "DDIMScheduler"),
         "num_train_timesteps": schedule.num_train_timesteps,
         "beta_schedule": schedule.beta_schedule,
         "beta_start": schedule.beta_start,

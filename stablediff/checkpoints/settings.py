@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from stablediff.checkpoints.sanity import check_sizes
-from stablediff.config import CLIPConfig, Kind, ModelConfig, ScheduleConfig, UNetConfig, VAEConfig
+from stablediff.config import CLIPConfig, Kind, ModelConfig, ScheduleConfig, TimestepSpacing, UNetConfig, VAEConfig
 from stablediff.errors import CheckpointError
 
 Settings = Mapping[str, Any]
@@ -302,7 +302,7 @@ def schedule_config(settings: Settings) -> ScheduleConfig:
         beta_end=beta_end,
         prediction_type=prediction,
         rescale_zero_snr=_flag(settings, "rescale_betas_zero_snr", default=False),
-        spacing=cast("str | None", spacing),
+        spacing=cast("TimestepSpacing | None", spacing),
         steps_offset=_whole(settings, "steps_offset", 0),
         set_alpha_to_one=_flag(settings, "set_alpha_to_one", default=True),
     )

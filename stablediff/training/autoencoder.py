@@ -20,6 +20,7 @@ from stablediff.training.crops import Crops, to_model
 from stablediff.training.discriminator import PatchDiscriminator, adversarial_losses
 from stablediff.training.initialise import new_vae
 from stablediff.training.reconstruction import colour_loss, kl_divergence, psnr, pyramid_l1, saturate
+from stablediff.training.savable import check_savable_vae
 from stablediff.training.sheets import contact_sheet
 from stablediff.training.stage import Batch, Stage
 
@@ -58,6 +59,7 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         if self.init is not None:
             object.__setattr__(self, "vae", load_vae_config(self.init))
+        check_savable_vae(self.vae)
         cell = self.vae.downscale * (2 if self.equivariance else 1)
         if cell < 1 or self.crop < 16 or self.crop % cell:
             raise ConfigError(f"crop is {self.crop}: choose a multiple of {cell}, and 16 or more")

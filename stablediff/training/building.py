@@ -20,6 +20,7 @@ from stablediff.training.diffusion import DiffusionConfig
 from stablediff.training.distributed import is_main, main_first
 from stablediff.training.initialise import new_unet
 from stablediff.training.material import Shown
+from stablediff.training.savable import check_savable
 from stablediff.training.state import STATE
 from stablediff.training.vocabulary import learn_vocabulary
 
@@ -54,6 +55,7 @@ def build_model(config: DiffusionConfig, device: torch.device) -> Pipeline:
     kinds: dict[str, Kind] = {"text": "custom", "text_time": "sdxl"}
     kind = kinds.get(unet.config.added_conditioning, "sd2" if unet.config.linear_projection else "sd1")
     model = ModelConfig(kind, (encoder.config,), unet.config, vae.config, config.schedule, config.defaults)
+    check_savable(model)
     report = LoadReport(kind, config.vae, "float32", ())
     return Pipeline("training", model, [encoder], [tokenizer], unet, vae.to(device), compute, report, lexicon=lexicon)
 

@@ -25,6 +25,7 @@ from stablediff.training.objective import (
     loss_weights,
     target_of,
 )
+from stablediff.training.savable import check_savable_defaults, check_savable_schedule, check_savable_unet
 from stablediff.training.sheets import contact_sheet
 from stablediff.training.stage import Batch, Stage
 from stablediff.training.vocabulary import to_ids
@@ -51,6 +52,12 @@ class DiffusionConfig:
     # Whether `init` also gives the text encoder; False when `text_encoder` has learnt new words meanwhile.
     init_text_encoder: bool = True
     prompts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.init is None:  # which brings its own
+            check_savable_unet(self.unet)
+        check_savable_schedule(self.schedule)
+        check_savable_defaults(self.defaults)
 
 
 class DiffusionStage(Stage):
