@@ -190,7 +190,7 @@ def test_what_is_wrong_is_said_in_a_line(
     [
         ("text-encoder", TEXT, "size=66", "size is 66: choose a multiple of 4"),
         ("text-encoder", TEXT, "size=12", "size is 12, 3 latent cells wide: choose 4 cells or more"),
-        ("text-encoder", TEXT, "text.num_heads=5", "the sizes in [text] do not fit together"),
+        ("text-encoder", TEXT, "text.num_heads=5", "[text] cannot be used: num_heads is 5"),
         ("text-encoder", TEXT, "text.vocab_size=100", "vocab_size is 100: choose 514 or more"),
         ("diffusion", DIFFUSION, "unet.norm_groups=5", "[unet] cannot be used: norm_groups is 5"),
         ("diffusion", DIFFUSION, "unet.context_dim=16", "the sizes in [unet] do not fit together"),

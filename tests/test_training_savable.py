@@ -16,6 +16,7 @@ from stablediff.training.building import build_model
 from stablediff.training.config import from_table, override
 from stablediff.training.diffusion import DiffusionConfig
 from stablediff.training.savable import check_savable
+from stablediff.training.text_encoder import TextEncoderConfig
 
 LOOP = {"steps": 1, "batch_size": 1, "learning_rate": 1e-3}
 UNET = {
@@ -45,6 +46,7 @@ def diffusion_config(*settings: str) -> DiffusionConfig:
             r"transformer_depth is \[0, 1\], and a saved model would have \[0, 0\]: make mid",
         ),
         ("unet.channels=[8]", r"\[unet\] cannot be used: the U-Net has 1 levels"),
+        ("unet.mid_transformer_depth=65", "cannot be used: a depth of .*mid_transformer_depth is 65"),
         ("unet.num_resnets=17", "num_resnets is 17, and should be 1 to 16"),
         ("unet.norm_eps=nan", "norm_eps is nan, and should be 0 to 1"),
         ("unet.context_dim=0", "context_dim is 0, and should be 1 to"),
@@ -73,6 +75,24 @@ def test_an_autoencoder_that_could_not_be_loaded_is_not_trained(setting: str) ->
     entry = setting.split(".")[1].split("=")[0]
     with pytest.raises(ConfigError, match=rf"\[vae\] cannot be used: {entry} is .*, and should be"):
         from_table(AutoencoderConfig, override({"loop": LOOP, "crop": 64}, [setting]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("context_layer=-2", "text.context_layer is -2, and a saved model would have -1: choose -1"),
+        ("context_norm=false", "text.context_norm is false, and a saved model would have true: choose true"),
+        ("projection_size=8", "text.projection_size is 8, and a saved model would have none: leave it away"),
+        ("num_layers=0", r"\[text\] cannot be used: num_layers is 0, and should be 1 to 100"),
+        ("hidden_size=0", "hidden_size is 0, and should be 1 to"),
+        ("max_length=1", "max_length is 1, and should be 3 to"),
+        ("max_length=2", "max_length is 2, and should be 3 to"),
+        ("layer_norm_eps=nan", "layer_norm_eps is nan, and should be 0 to 1"),
+    ],
+)
+def test_a_text_encoder_that_could_not_be_loaded_is_not_trained(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_table(TextEncoderConfig, override({"loop": LOOP, "vae": "vae"}, [f"text.{setting}"]))
 
 
 @pytest.mark.parametrize(

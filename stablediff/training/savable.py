@@ -15,7 +15,7 @@ from stablediff.errors import CheckpointError, ConfigError, RequestError
 from stablediff.request import Request
 
 T = TypeVar("T")
-# What files and their refusals call our entries.
+# What files and their refusals call our entries; a name that is a part of another comes after it.
 _ENTRIES = {
     "the number of text layers": "num_layers",
     "the number of text heads": "num_heads",
@@ -24,11 +24,11 @@ _ENTRIES = {
     "the number of U-Net levels": "the number of levels in channels",
     "the number of VAE levels": "the number of levels in channels",
     "the VAE's ": "",
+    "transformer_layers_per_block": "a depth of transformer_depth or mid_transformer_depth",
     "layers_per_block": "num_resnets",
     "cross_attention_dim": "context_dim",
     "norm_num_groups": "norm_groups",
     "block_out_channels": "channels",
-    "transformer_layers_per_block": "a depth of transformer_depth or mid_transformer_depth",
     "attention_head_dim (the number of heads)": "num_heads",
     "addition_embed_type_num_heads": "added_text_heads",
     "addition_time_embed_dim": "added_size_dim",
@@ -42,6 +42,11 @@ _REMEDIES = {"transformer_depth": _DEPTHS, "mid_transformer_depth": _DEPTHS}
 
 def check_savable_vae(config: VAEConfig) -> None:
     _check("vae", config, check_vae, lambda: vae_config(vae_settings(config)))
+
+
+def check_savable_text_encoder(config: CLIPConfig) -> None:
+    """As its stage saves it: read at its last layer, and without a projection."""
+    _check_text("text", config, "CLIPTextModel")
 
 
 def check_savable_unet(config: UNetConfig) -> None:
@@ -90,17 +95,21 @@ def _check(table: str, config: T, check: Callable[[T], None], read_again: Callab
     for entry in fields(config):  # type: ignore[arg-type]
         if entry.name in _SDXL_ONLY:
             continue
-        ours, kept = (_shown(getattr(one, entry.name)) for one in (config, found))
+        ours, kept = getattr(config, entry.name), getattr(found, entry.name)
         if ours != kept:
-            remedy = _REMEDIES.get(entry.name, f"choose {kept}")
-            raise ConfigError(f"{table}.{entry.name} is {ours}, and a saved model would have {kept}: {remedy}")
+            remedy = "leave it away" if kept is None else f"choose {_shown(kept)}"
+            raise ConfigError(
+                f"{table}.{entry.name} is {_shown(ours)}, and a saved model would have {_shown(kept)}: "
+                f"{_REMEDIES.get(entry.name, remedy)}"
+            )
 
 
 def _shown(value: object) -> object:
-    """As in TOML, more or less."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, tuple):
         return list(value)
-    return "left away" if value is None else value
+    return "none" if value is None else value
 
 
 def _in_our_names(message: str) -> str:

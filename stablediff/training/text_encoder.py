@@ -19,6 +19,7 @@ from stablediff.training.config import LoopConfig
 from stablediff.training.distributed import gather_rows, rank
 from stablediff.training.initialise import new_text_encoder
 from stablediff.training.material import ScenesConfig, Shown
+from stablediff.training.savable import check_savable_text_encoder
 from stablediff.training.stage import Batch, Stage
 from stablediff.training.vocabulary import to_ids
 
@@ -41,6 +42,9 @@ class TextEncoderConfig:
     size: int = 256
     # Weight of telling the picture's latents from its caption alone, beside the contrastive loss.
     coarse: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_savable_text_encoder(self.text)
 
 
 class ImageTower(nn.Module):
