@@ -9,7 +9,9 @@ import torch
 from stages import TINY_VAE, autoencoder, loop, shape
 
 from stablediff.checkpoints.parts import load_vae, save_vae
+from stablediff.config import VAEConfig
 from stablediff.errors import ConfigError
+from stablediff.models.vae import VAE
 from stablediff.training.crops import to_model
 from stablediff.training.initialise import new_vae
 
@@ -42,6 +44,17 @@ def test_latents_of_a_frozen_encoder_stay_as_they_are(tmp_path: Path) -> None:
     stage.export(tmp_path / "second")
     first, second = (load_vae(tmp_path / name).encode(PICTURES) for name in ("first", "second"))
     assert torch.equal(first, second)
+
+
+def test_sizes_without_memory_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(config: VAEConfig) -> VAE:
+        if torch.get_default_device().type == "meta":
+            return VAE(config)
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 6400000000 bytes")
+
+    monkeypatch.setattr("stablediff.training.initialise.VAE", no_room)
+    with pytest.raises(ConfigError, match=r"the sizes in \[vae\] do not fit into memory: choose smaller ones"):
+        new_vae(TINY_VAE)
 
 
 def test_larger_crops_are_spread_evenly() -> None:

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stablediff.config import ScheduleConfig
 from stablediff.diffusion.schedule import NoiseSchedule
+from stablediff.errors import ConfigError
 from stablediff.training.discriminator import PatchDiscriminator, adversarial_losses
 from stablediff.training.objective import (
     ObjectiveConfig,
@@ -90,6 +91,28 @@ def test_logit_normal_timesteps_have_their_median_and_spread() -> None:
     flat = draw_timesteps(ObjectiveConfig(timesteps="uniform"), normals, uniforms, 1000)
     assert abs(flat.float().mean().item() - 499.5) < 5
     assert draw_timesteps(ObjectiveConfig(timesteps="uniform"), normals[:1], torch.ones(1), 1000).item() == 999
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "allowed"),
+    [
+        ("logit_mean", math.inf, "-100 to 100"),
+        ("logit_deviation", math.nan, "0 to 100"),
+        ("logit_deviation", -1.0, "0 to 100"),
+        ("gamma", math.nan, "more than 0"),
+        ("gamma", 0.0, "more than 0"),
+    ],
+)
+def test_an_objective_that_is_no_number_is_refused(entry: str, value: float, allowed: str) -> None:
+    with pytest.raises(ConfigError, match=f"{entry} is {value}: choose {allowed}"):
+        ObjectiveConfig(**{entry: value})  # type: ignore[arg-type]
+
+
+def test_the_widest_objective_draws_timesteps_that_there_are() -> None:
+    config = ObjectiveConfig(logit_mean=-100.0, logit_deviation=100.0)
+    t = draw_timesteps(config, 10 * noise_like(1000), torch.zeros(1000), 1000)
+    assert t.min() == 0
+    assert t.max() == 999
 
 
 def test_quartiles_say_nan_where_nothing_was_seen() -> None:

@@ -37,6 +37,17 @@ def test_the_same_captions_give_the_same_vocabulary() -> None:
     assert all(other == first for other in others)
 
 
+def test_a_text_has_room_for_a_word() -> None:
+    for length in (0, 2):
+        with pytest.raises(ConfigError, match=f"max_length is {length}: choose 3 or more"):
+            learn_vocabulary(_words(), 600, length)
+    tokenizer = learn_vocabulary(_words(), 600, 3)
+    chunks = tokenizer.tokenize("abc abc").chunks
+    assert len(chunks) >= 2
+    assert {len(chunk) for chunk in chunks} == {1}
+    assert to_ids(tokenizer, ["abc abc"]).shape == (1, 3)
+
+
 def test_a_vocabulary_has_room_for_all_letters() -> None:
     with pytest.raises(ConfigError, match="vocab_size is 513: choose 514 or more"):
         learn_vocabulary(_words(), 513, 16)

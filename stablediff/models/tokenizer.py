@@ -14,10 +14,12 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor
 
+from stablediff.errors import ConfigError
 from stablediff.models.emphasis import parse_emphasis
 
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 _CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_SHORTEST = 3
 _BREAK = re.compile(r"\bBREAK\b")
 
 
@@ -48,6 +50,8 @@ class Tokenizer:
     """Wraps a byte-pair encoder with the special tokens and the length of one text tower."""
 
     def __init__(self, backend: FastTokenizer, bos_id: int, eos_id: int, pad_id: int, max_length: int) -> None:
+        if max_length < _SHORTEST:
+            raise ConfigError(f"max_length is {max_length}: choose {_SHORTEST} or more, a start, an end and a word")
         backend.no_truncation()
         backend.no_padding()
         self.backend, self.bos_id, self.eos_id, self.pad_id = backend, bos_id, eos_id, pad_id

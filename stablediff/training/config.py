@@ -60,6 +60,12 @@ class LoopConfig:
         )
 
 
+def check_range(name: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raises ConfigError; infinity and NaN are in no range."""
+    allowed = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+    _check(low <= value <= high and math.isfinite(value), name, value, allowed)
+
+
 def _check(good: bool, name: str, value: object, allowed: str) -> None:
     if not good:
         raise ConfigError(f"{name} is {value}: choose {allowed}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from stablediff.checkpoints.fill import NoInit
 from stablediff.config import CLIPConfig, UNetConfig, VAEConfig
 from stablediff.errors import ConfigError
+from stablediff.fallback import is_out_of_memory
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.models.layers import ResnetBlock, SpatialTransformer
 from stablediff.models.unet import UNet
@@ -63,7 +64,12 @@ def _new(table: str, build: Callable[[], NetworkT], try_out: Callable[[NetworkT]
         raise ConfigError(
             f"the sizes in [{table}] do not fit together ({str(error)[:200]}): the ready ones are in configs/"
         ) from error
-    return build()
+    try:
+        return build()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigError(f"the sizes in [{table}] do not fit into memory: choose smaller ones") from error
 
 
 def _expect(good: bool, otherwise: str) -> None:

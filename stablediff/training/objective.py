@@ -15,6 +15,10 @@ from torch import Tensor
 
 from stablediff.config import PredictionType
 from stablediff.diffusion.schedule import NoiseSchedule
+from stablediff.errors import ConfigError
+from stablediff.training.config import check_range
+
+_STEEPEST = 100.0  # where a sigmoid has long been 0 or 1
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,12 @@ class ObjectiveConfig:
     logit_deviation: float = 1.0
     weighting: Literal["none", "min_snr"] = "none"
     gamma: float = 5.0
+
+    def __post_init__(self) -> None:
+        check_range("logit_mean", self.logit_mean, -_STEEPEST, _STEEPEST)
+        check_range("logit_deviation", self.logit_deviation, 0, _STEEPEST)
+        if not self.gamma > 0:
+            raise ConfigError(f"gamma is {self.gamma}: choose more than 0, such as 5")
 
 
 def draw_timesteps(config: ObjectiveConfig, normals: Tensor, uniforms: Tensor, num_timesteps: int) -> Tensor:
