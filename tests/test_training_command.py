@@ -167,6 +167,10 @@ def test_processes_join_before_the_data_is_made_ready(
         ("text-encoder", TEXT, ("--set", "vae.x=1"), "vae.x=1 cannot be set: vae is"),
         ("text-encoder", TEXT, ("--set", "size.x=1"), "size.x=1 cannot be set: size is 64"),
         ("text-encoder", TEXT, ("--set", "scenes.seed=-1"), "scenes.seed is -1: choose 0 or more"),
+        ("finetune", "prompts = ['a dog']\n", ("--set", "size=68"), "size 68: width is 68: choose a multiple of 8"),
+        ("distill", "prompts = ['a dog']\n", ("--set", "size=68"), "size 68: width is 68: choose a multiple of 8"),
+        ("diffusion", DIFFUSION, ("--set", "size=68"), "size 68: width is 68: choose a multiple of 8"),
+        ("diffusion", DIFFUSION, ("--set", "defaults.sampler=dpm"), "sampler 'dpm' is not known: choose one of"),
         ("finetune", 'model = "nowhere"\n', ("--set", "model.a=1"), "model.a=1 cannot be set: model is 'nowhere'"),
     ],
 )

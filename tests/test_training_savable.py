@@ -118,6 +118,13 @@ def test_what_is_built_is_found_again(
         assert torch.equal(again.unet.state_dict()[name], weights), name
 
 
+def test_defaults_that_the_schedule_cannot_draw_are_not_trained(toy_folder: Path) -> None:
+    table = {**DIFFUSION, "vae": str(toy_folder), "text_encoder": str(toy_folder)}
+    table["schedule"] = {"num_train_timesteps": 10}
+    with pytest.raises(ConfigError, match="with its defaults: num_steps is 20: choose 1 to 10"):
+        build_model(from_table(DiffusionConfig, table), torch.device("cpu"))
+
+
 @pytest.mark.parametrize("preset", [SD1, SD2, toy_pipeline().config])
 def test_real_models_are_good(preset: ModelConfig) -> None:
     check_savable(preset)

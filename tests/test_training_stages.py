@@ -208,6 +208,15 @@ def test_figures_of_held_out_pictures_and_the_sheet() -> None:
     assert sheet is not None
 
 
+def test_what_a_sheet_cannot_draw_is_refused_at_the_start() -> None:
+    with pytest.raises(ConfigError, match="size 68: width is 68: choose a multiple of 8, such as 64 or 72"):
+        diffusion(prompts=("red disc",), size=68)
+    pipeline = toy_pipeline()
+    pipeline.config = replace(pipeline.config, defaults=replace(pipeline.config.defaults, num_steps=1001))
+    with pytest.raises(ConfigError, match="could not draw 'red disc' with its defaults: num_steps is 1001: choose 1"):
+        diffusion(pipeline, prompts=("red disc",))
+
+
 def test_dropped_captions_are_the_empty_prompt() -> None:
     ids = diffusion(condition_dropout=1.0).batch(0, slice(0, 4))["ids_0"]
     kept = diffusion(condition_dropout=0.0).batch(0, slice(0, 4))["ids_0"]

@@ -16,11 +16,13 @@ from stablediff.errors import CheckpointError, ConfigError
 from stablediff.lexicon import Lexicon, read_lexicon
 from stablediff.models.tokenizer import Tokenizer
 from stablediff.pipeline import Pipeline, load
+from stablediff.request import Request
 from stablediff.training.diffusion import DiffusionConfig
 from stablediff.training.distributed import is_main, main_first
 from stablediff.training.initialise import new_unet
 from stablediff.training.material import Shown
 from stablediff.training.savable import check_savable
+from stablediff.training.sheets import check_drawable
 from stablediff.training.state import STATE
 from stablediff.training.vocabulary import learn_vocabulary
 
@@ -57,7 +59,9 @@ def build_model(config: DiffusionConfig, device: torch.device) -> Pipeline:
     model = ModelConfig(kind, (encoder.config,), unet.config, vae.config, config.schedule, config.defaults)
     check_savable(model)
     report = LoadReport(kind, config.vae, "float32", ())
-    return Pipeline("training", model, [encoder], [tokenizer], unet, vae.to(device), compute, report, lexicon=lexicon)
+    built = Pipeline("training", model, [encoder], [tokenizer], unet, vae.to(device), compute, report, lexicon=lexicon)
+    check_drawable(built, [Request("a picture")])
+    return built
 
 
 def words_of(folder: Path, config: CLIPConfig, shown: Shown) -> tuple[Tokenizer, CLIPConfig]:

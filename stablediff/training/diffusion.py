@@ -14,7 +14,6 @@ from stablediff.config import Defaults, ScheduleConfig, UNetConfig
 from stablediff.diffusion.schedule import NoiseSchedule
 from stablediff.generate import generate
 from stablediff.pipeline import Pipeline
-from stablediff.request import Request
 from stablediff.result import Result
 from stablediff.training.config import LoopConfig
 from stablediff.training.material import ScenesConfig, Shown
@@ -26,7 +25,7 @@ from stablediff.training.objective import (
     target_of,
 )
 from stablediff.training.savable import check_savable_defaults, check_savable_schedule, check_savable_unet
-from stablediff.training.sheets import contact_sheet
+from stablediff.training.sheets import check_drawable, contact_sheet, sheet_requests
 from stablediff.training.stage import Batch, Stage
 from stablediff.training.vocabulary import to_ids
 
@@ -58,6 +57,7 @@ class DiffusionConfig:
             check_savable_unet(self.unet)
         check_savable_schedule(self.schedule)
         check_savable_defaults(self.defaults)
+        sheet_requests(self.prompts, self.size)
 
 
 class DiffusionStage(Stage):
@@ -78,7 +78,9 @@ class DiffusionStage(Stage):
     ) -> None:
         super().__init__()
         self.pipeline, self.shown, self.held_out, self.objective = pipeline, shown, held_out, objective
-        self.seed, self.size, self.condition_dropout, self.prompts = seed, size, condition_dropout, prompts
+        self.seed, self.size, self.condition_dropout = seed, size, condition_dropout
+        self.requests = sheet_requests(prompts, size)
+        check_drawable(pipeline, self.requests)
         self.text_rate = text_rate
         self.schedule = NoiseSchedule(pipeline.config.schedule)
         self.unet = pipeline.unet
@@ -154,14 +156,13 @@ class DiffusionStage(Stage):
         return {f"held_out_{name}": torch.stack(values).nanmean().item() for name, values in totals.items()}
 
     def sheet(self) -> Image.Image | None:
-        if not self.prompts:
+        if not self.requests:
             return None
         device = next(self.unet.parameters()).device
         self.pipeline.vae.to(device)
         self.pipeline.compute = replace(self.pipeline.compute, device=device)
         pictures: list[Image.Image] = []
-        for seed, prompt in enumerate(self.prompts):
-            request = Request(prompt, seed=seed, width=self.size, height=self.size)
+        for request in self.requests:
             for event in generate(self.pipeline, request):
                 if isinstance(event, Result):
                     pictures += event.images

@@ -7,6 +7,7 @@ from typing import Literal
 from stablediff.errors import ConfigError
 from stablediff.training.config import LoopConfig
 from stablediff.training.material import ScenesConfig
+from stablediff.training.sheets import sheet_requests
 from stablediff.training.student import LOADED_GUIDANCE
 
 
@@ -45,6 +46,8 @@ class DistillConfig:
     prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.size is not None:
+            sheet_requests(self.prompts, self.size)
         scales, usual = self.guidance, LOADED_GUIDANCE
         if len(scales) > 2 or not all(1 <= scale <= 30 for scale in scales) or list(scales) != sorted(set(scales)):
             raise ConfigError(

@@ -25,6 +25,7 @@ from stablediff.training.diffusion import DiffusionStage
 from stablediff.training.latents import check_size
 from stablediff.training.material import Shown
 from stablediff.training.objective import ObjectiveConfig
+from stablediff.training.sheets import sheet_requests
 from stablediff.training.stage import Batch
 
 
@@ -51,6 +52,8 @@ class FinetuneConfig:
     prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.size is not None:
+            sheet_requests(self.prompts, self.size)
         if self.prior and self.num_prior < 1:
             raise ConfigError(f"num_prior is {self.num_prior}: choose 1 or more, or leave prior away")
 

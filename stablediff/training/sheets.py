@@ -1,8 +1,14 @@
-"""Contact sheets: many pictures in one, over a chequered ground where they are clear."""
+"""Contact sheets: many pictures in one, over a chequered ground where they are clear; and what a model draws on one."""
 
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
+
+from stablediff.errors import ConfigError, RequestError
+from stablediff.pace.plan import make_plan
+from stablediff.pace.resolve import resolve
+from stablediff.pipeline import Pipeline
+from stablediff.request import Request
 
 _SQUARE = 8  # pixels of the chequered ground
 
@@ -19,3 +25,20 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int, side: int = 160
         tile = picture.convert("RGBA").resize((side, side), Image.Resampling.BOX)
         sheet.paste(tile, (i % columns * side, i // columns * side), tile)
     return sheet
+
+
+def sheet_requests(prompts: Sequence[str], size: int) -> list[Request]:
+    """A picture for each prompt, always from the same seed. Raises ConfigError if there is none of that size."""
+    try:
+        return [Request(prompt, seed=seed, width=size, height=size) for seed, prompt in enumerate(prompts)]
+    except RequestError as error:
+        raise ConfigError(f"the sheet cannot draw its prompts at size {size}: {error}") from error
+
+
+def check_drawable(pipeline: Pipeline, requests: Sequence[Request]) -> None:
+    """Raises ConfigError for what the model would refuse only when it draws."""
+    for request in requests:
+        try:
+            make_plan(resolve(request, pipeline, None)[0], pipeline)
+        except RequestError as error:
+            raise ConfigError(f"the model could not draw {request.prompt[:40]!r} with its defaults: {error}") from error
