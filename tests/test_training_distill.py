@@ -298,6 +298,7 @@ def test_the_guidance_scale_is_drawn_from_its_range() -> None:
         ({"skip": 51}, "skip is 51: choose 1 to 50"),
         ({"target_decay": 1.0}, "target_decay is 1.0: choose 0 to less than 1"),
         ({"huber": 0.0}, "huber is 0.0: choose more than 0"),
+        ({"huber": float("nan")}, "huber is nan: choose more than 0"),
         ({"teacher_steps": 12}, "teacher_steps is 12: for 3 halvings, choose a multiple of 8"),
         ({"halvings": 0}, "halvings is 0: choose 1 to 16"),
         ({"halvings": 4, "loop": loop(steps=3), "method": "progressive"}, "halvings is 4: choose 1 to 3"),

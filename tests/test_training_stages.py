@@ -356,6 +356,29 @@ def test_wrong_settings_are_named_with_a_remedy(setting: str, message: str) -> N
         from_table(AutoencoderConfig, override(table, [setting]))
 
 
+@pytest.mark.parametrize(
+    ("file", "setting", "message"),
+    [
+        ("sticker/autoencoder.toml", "equivariance=2", "equivariance is 2.0: choose 0 to 1"),
+        ("sticker/autoencoder.toml", "latent_noise=-1", "latent_noise is -1.0: choose 0 or more"),
+        ("sticker/autoencoder.toml", "kl=nan", "kl is nan: choose 0 or more"),
+        ("sticker/autoencoder.toml", "larger_crops_from=nan", "larger_crops_from is nan: choose 0 or more"),
+        ("sticker/text-encoder.toml", "coarse=nan", "coarse is nan: choose 0 or more"),
+        ("sticker/diffusion-256.toml", "condition_dropout=5", "condition_dropout is 5.0: choose 0 to 1"),
+        ("sticker/diffusion-256.toml", "condition_dropout=nan", "condition_dropout is nan: choose 0 to 1"),
+        ("sticker/diffusion-256.toml", "text_rate=-1", "text_rate is -1.0: choose 0 or more"),
+        ("sticker/diffusion-256.toml", "objective.logit_deviation=nan", "logit_deviation is nan: choose 0 to 100"),
+        ("lora.toml", "condition_dropout=-1", "condition_dropout is -1.0: choose 0 to 1"),
+        ("lora.toml", "text_rate=inf", "text_rate is inf: choose 0 or more"),
+        ("lora.toml", "prior_weight=nan", "prior_weight is nan: choose 0 or more"),
+    ],
+)
+def test_shares_and_weights_out_of_range_are_named(file: str, setting: str, message: str) -> None:
+    kinds = {"autoencoder": AutoencoderConfig, "text-encoder": TextEncoderConfig, "diffusion-256": DiffusionConfig}
+    with pytest.raises(ConfigError, match=message):
+        from_table(kinds.get(Path(file).stem, FinetuneConfig), override(read_table(CONFIGS / file), [setting]))
+
+
 def test_settings_reach_into_tables() -> None:
     table = override({"loop": {"steps": 1}}, ["loop.steps=5", 'scenes.styles=["flat"]', "model=sticker"])
     assert table == {"loop": {"steps": 5}, "scenes": {"styles": ["flat"]}, "model": "sticker"}

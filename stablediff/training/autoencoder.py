@@ -15,7 +15,7 @@ from stablediff.checkpoints.parts import load_vae, load_vae_config, save_vae
 from stablediff.config import VAEConfig
 from stablediff.errors import ConfigError
 from stablediff.images import to_images
-from stablediff.training.config import LoopConfig
+from stablediff.training.config import LoopConfig, check_range
 from stablediff.training.crops import Crops, to_model
 from stablediff.training.discriminator import PatchDiscriminator, adversarial_losses
 from stablediff.training.initialise import new_vae
@@ -24,6 +24,7 @@ from stablediff.training.savable import check_savable_vae
 from stablediff.training.sheets import contact_sheet
 from stablediff.training.stage import Batch, Stage
 
+_WEIGHTS = ("edges", "laplacian", "colour", "squared", "kl", "adversarial")
 _FEWER = 4  # smaller crops for one larger one
 
 
@@ -57,6 +58,9 @@ class AutoencoderConfig:
     init: Path | None = None
 
     def __post_init__(self) -> None:
+        check_range("equivariance", self.equivariance, 0, 1)
+        for name in (*_WEIGHTS, "latent_noise", "adversarial_from", "larger_crops_from"):
+            check_range(name, getattr(self, name), 0)
         if self.init is not None:
             object.__setattr__(self, "vae", load_vae_config(self.init))
         check_savable_vae(self.vae)

@@ -15,7 +15,7 @@ from stablediff.diffusion.schedule import NoiseSchedule
 from stablediff.generate import generate
 from stablediff.pipeline import Pipeline
 from stablediff.result import Result
-from stablediff.training.config import LoopConfig
+from stablediff.training.config import LoopConfig, check_range
 from stablediff.training.material import ScenesConfig, Shown
 from stablediff.training.objective import (
     ObjectiveConfig,
@@ -57,6 +57,8 @@ class DiffusionConfig:
             check_savable_unet(self.unet)
         check_savable_schedule(self.schedule)
         check_savable_defaults(self.defaults)
+        check_range("condition_dropout", self.condition_dropout, 0, 1)
+        check_range("text_rate", self.text_rate, 0)
         sheet_requests(self.prompts, self.size)
 
 

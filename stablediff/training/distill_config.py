@@ -71,7 +71,7 @@ class DistillConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}: choose {low} to {high}")
         if not 0 <= self.target_decay < 1:
             raise ConfigError(f"target_decay is {self.target_decay}: choose 0 to less than 1")
-        if self.huber <= 0:
+        if not 0 < self.huber < math.inf:
             raise ConfigError(f"huber is {self.huber}: choose more than 0, such as 0.001")
         parts = 2**self.halvings
         if self.teacher_steps < 1 or self.teacher_steps % parts:

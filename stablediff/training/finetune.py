@@ -18,7 +18,7 @@ from stablediff.models.lora import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, atta
 from stablediff.pipeline import Pipeline
 from stablediff.request import Request
 from stablediff.result import Result
-from stablediff.training.config import LoopConfig
+from stablediff.training.config import LoopConfig, check_range
 from stablediff.training.crops import to_model
 from stablediff.training.data.folder import FolderPictures
 from stablediff.training.diffusion import DiffusionStage
@@ -52,6 +52,9 @@ class FinetuneConfig:
     prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_range("condition_dropout", self.condition_dropout, 0, 1)
+        check_range("text_rate", self.text_rate, 0)
+        check_range("prior_weight", self.prior_weight, 0)
         if self.size is not None:
             sheet_requests(self.prompts, self.size)
         if self.prior and self.num_prior < 1:

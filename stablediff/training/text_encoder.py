@@ -15,7 +15,7 @@ from stablediff.lexicon import Lexicon
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.models.layers import ResnetBlock
 from stablediff.models.tokenizer import Tokenizer
-from stablediff.training.config import LoopConfig
+from stablediff.training.config import LoopConfig, check_range
 from stablediff.training.distributed import gather_rows, rank
 from stablediff.training.initialise import new_text_encoder
 from stablediff.training.material import ScenesConfig, Shown
@@ -44,6 +44,7 @@ class TextEncoderConfig:
     coarse: float = 1.0
 
     def __post_init__(self) -> None:
+        check_range("coarse", self.coarse, 0)
         check_savable_text_encoder(self.text)
 
 
