@@ -7,18 +7,16 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
-from stablediff import interrupt
+from stablediff import interrupt, typed
 from stablediff.checkpoints.locate import BUNDLED, DEFAULT_MODEL
 from stablediff.config import QUALITIES
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
 from stablediff.drawing import draw_pictures
-from stablediff.errors import RequestError, StableDiffError, one_line
+from stablediff.errors import StableDiffError, one_line
 from stablediff.inventory import show_models
-from stablediff.request import parse_interval, parse_size
 from stablediff.version import __version__
 
 
@@ -64,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return 141
-        _complain(f"{error}: check the disk, and whether this file may be used")
+        _complain(one_line(f"{error}: check the disk, and whether this file may be used"))
         return 2
 
 
@@ -86,49 +84,58 @@ def _parser(asked: str = "") -> argparse.ArgumentParser:
         nargs="?",
         help='what to draw, as "red apple, flat style"; (word:1.3) and [word] weigh words; or a whole "/gen …" command',
     )
-    draw.add_argument("--out", type=Path, metavar="FILE.png", help="where to (default: named after the prompt)")
+    draw.add_argument("--out", type=typed.file, metavar="FILE.png", help="where to (default: named after the prompt)")
     draw.add_argument("--negative", "--no", default=None, metavar="TEXT", help="what to steer away from")
-    draw.add_argument("--steps", type=_whole, metavar="N", help="denoising steps: more are slower and finer")
+    draw.add_argument("--steps", type=typed.whole, metavar="N", help="denoising steps: more are slower and finer")
     draw.add_argument(
         "--quality", metavar="NAME", help=f"{', '.join(QUALITIES)}: sets steps, sampler and guidance for this model"
     )
     draw.add_argument(
-        "--seconds", type=_number, metavar="X", help="how long all of it may take; sets steps, sampler, size"
+        "--seconds", type=typed.number, metavar="X", help="how long all of it may take; sets steps, sampler, size"
     )
-    draw.add_argument("--guidance", type=_number, metavar="X", help="how closely to follow the prompt; 1 is off")
-    draw.add_argument("--guidance-rescale", type=_number, metavar="X", help="0 to 1, against overexposure")
+    draw.add_argument("--guidance", type=typed.number, metavar="X", help="how closely to follow the prompt; 1 is off")
+    draw.add_argument("--guidance-rescale", type=typed.number, metavar="X", help="0 to 1, against overexposure")
     draw.add_argument(
         "--guidance-interval",
-        type=_interval,
+        type=typed.interval,
         metavar="LOW-HIGH",
         help="guidance only at these noise levels (the model's own: of SD about 15 down to 0; 1- has no end)",
     )
-    draw.add_argument("--cache-interval", type=_whole, metavar="N", help="at N-1 of N steps, reuse the deep layers")
-    draw.add_argument("--merge-tokens", type=_number, metavar="X", help="0 to 0.75, this share of like cells as one")
+    draw.add_argument(
+        "--cache-interval", type=typed.whole, metavar="N", help="at N-1 of N steps, reuse the deep layers"
+    )
+    draw.add_argument(
+        "--merge-tokens", type=typed.number, metavar="X", help="0 to 0.75, this share of like cells as one"
+    )
     draw.add_argument("--sampler", metavar="NAME", help=", ".join(SAMPLERS))
     draw.add_argument("--spacing", metavar="NAME", help=f"which noise levels to visit: {', '.join(SPACINGS)}")
-    draw.add_argument("--eta", type=_number, metavar="X", help="fresh noise in ddim and euler_ancestral, 0 to 1")
-    draw.add_argument("--seed", type=_whole, metavar="N", help="the same seed draws the same picture")
-    draw.add_argument("--size", type=_size, metavar="WxH", help="in pixels, as 512x512")
+    draw.add_argument("--eta", type=typed.number, metavar="X", help="fresh noise in ddim and euler_ancestral, 0 to 1")
+    draw.add_argument("--seed", type=typed.whole, metavar="N", help="the same seed draws the same picture")
+    draw.add_argument("--size", type=typed.size, metavar="WxH", help="in pixels, as 512x512")
     draw.add_argument(
-        "--num-images", "--pictures", type=_whole, metavar="N", help="so many pictures, each of the next seed"
+        "--num-images", "--pictures", type=typed.whole, metavar="N", help="so many pictures, each of the next seed"
     )
-    draw.add_argument("--init", type=_file, metavar="FILE", help="a picture to start from")
+    draw.add_argument("--init", type=typed.file, metavar="FILE", help="a picture to start from")
     draw.add_argument(
-        "--mask", type=_file, metavar="FILE", help="draw only where this picture is white, with a soft edge"
+        "--mask", type=typed.file, metavar="FILE", help="draw only where this picture is white, with a soft edge"
     )
     draw.add_argument(
-        "--strength", type=_number, metavar="X", help="how much to change --init, up to 1 (which --mask has by itself)"
+        "--strength",
+        type=typed.number,
+        metavar="X",
+        help="how much to change --init, up to 1 (which --mask has by itself)",
     )
     draw.add_argument(
         "--lora",
         action="append",
-        type=_lora,
+        type=typed.lora,
         metavar="FILE[:SCALE]",
         help="merge this LoRA into the model (a file, folder or hub id), as detail.safetensors:0.8; can be repeated",
     )
     draw.add_argument("--decoder", metavar="FILE", help="a tiny decoder (TAESD's, or one like it): fast, a little soft")
-    draw.add_argument("--like", type=_file, metavar="FILE.png", help="take all settings from this picture's recipe")
+    draw.add_argument(
+        "--like", type=typed.file, metavar="FILE.png", help="take all settings from this picture's recipe"
+    )
     _add_model_options(draw)
 
     models = commands.add_parser("models", help="list the models on this disk, or describe one")
@@ -172,46 +179,3 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="what the model predicts, if it is not as detected",
     )
     parser.add_argument("--allow-pickle", action="store_true", help="read .ckpt files (tensors only, never code)")
-
-
-def _file(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("an empty name is no file: write one, as photo.png")
-    return Path(text)
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number (or has too many digits)") from error
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number") from error
-
-
-def _interval(text: str) -> tuple[float, float]:
-    try:
-        return parse_interval(text)
-    except RequestError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        return parse_size(text)
-    except RequestError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _lora(text: str) -> tuple[str, float]:
-    """FILE or FILE:SCALE; a colon with no number behind it is a part of the name."""
-    file, colon, scale = text.rpartition(":")
-    try:
-        return (file, float(scale)) if colon else (text, 1.0)
-    except ValueError:
-        return text, 1.0

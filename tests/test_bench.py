@@ -360,7 +360,7 @@ def test_two_benches_do_not_share_a_folder(tmp_path: Path, capfd: pytest.Capture
     arguments = ["bench", "--quick", "--workloads", "sd15", "--engines", "stablediff", "--out", str(tmp_path)]
     with FileLock(tmp_path / ".lock"):
         assert main(arguments) == 2
-    assert f"another bench is at work in {tmp_path}: wait for its end, or choose another" in capfd.readouterr().err
+    assert f"another run is at work in {tmp_path}: wait for it, or choose another" in capfd.readouterr().err
     assert not (tmp_path / "sd15").exists()
 
 

@@ -272,9 +272,11 @@ def test_models_of_ones_own_are_named_after_their_runs(copied: Path, tmp_path: P
     for run, name in (("one", "one"), ("other", "other"), ("sticker", "model")):  # the bundled one's name is its own
         shutil.copytree(copied, runs / run / "model")
         assert locate(str(runs / run / "model")).name == name
+        assert locate(str(runs / run)) == locate(str(runs / run / "model"))  # the run will do
     assert locate(str(runs / "one" / "model" / "model_index.json")).name == "one"
     (runs / "one" / "model").rename(runs / "one" / "model.previous")
     assert locate(str(runs / "one" / "model")).name == "one"
+    assert locate(str(runs / "one")).path == runs / "one" / "model.previous"
     (runs / "other" / "model").rename(runs / "other" / "mine")
     assert locate(str(runs / "other" / "mine")).name == "mine"
     assert locate("sticker").name == "sticker"

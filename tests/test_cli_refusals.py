@@ -141,7 +141,7 @@ def test_what_is_no_model_is_refused_by_name(run, tmp_path: Path, make, words: l
     [
         ("picture.jpg", ["picture.jpg does not end in .png", "call it picture.png"]),
         ("sub/picture", ["sub/picture does not end in .png", "call it", "sub/picture.png"]),
-        ("", ["does not end in .png", "call it picture.png"]),
+        ("", ["an empty name is no file: write one, as photo.png"]),
         (".png", ["call it png.png"]),
         ("pipe.png", ["pipe.png: it is no ordinary file. Choose another place"]),
         ("loop/picture.png", ["loop/picture.png: Too many levels of symbolic links. Choose another place"]),

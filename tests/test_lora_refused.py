@@ -139,6 +139,9 @@ def test_numbers_that_are_not_finite(name: str, tmp_path: Path) -> None:
 def test_whole_numbers_and_wild_alphas(tmp_path: Path) -> None:
     message = refusal(SMALL | {f"{Q}.lora_A.weight": torch.ones(2, 8, dtype=torch.int32)}, tmp_path)
     assert "holds I32 numbers, which are not weights" in message
+    four_bits = torch.zeros(2, 4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)  # two to a byte
+    message = refusal(SMALL | {f"{Q}.lora_A.weight": four_bits}, tmp_path)
+    assert "holds F4 numbers, which are not weights" in message
     whole = SMALL | {f"{Q}.alpha": torch.tensor(3)}
     save_file(whole, tmp_path / "whole.safetensors")
     pipeline = toy_pipeline()

@@ -22,12 +22,16 @@ from stablediff.web.serving import launch_options, read_auth, read_repository
 
 def test_a_program_gets_the_same_picture(address: str, pipeline: Pipeline, tmp_path: Path) -> None:
     client = Client(address, verbose=False, download_files=str(tmp_path))
-    files, recipes = client.predict(prompt="a red cat", steps=3, seed="7", pictures=2, api_name="/generate")
+    options = {"prompt": "a red cat", "steps": 3, "seed": "7"}
+    files, recipes, notes = client.predict(**options, pictures=2, api_name="/generate")
+    assert notes == []
     *_, result = generate(pipeline, Request(prompt="a red cat", num_steps=3, seed=7, num_images=2))
     assert isinstance(result, Result)
     for file, recipe, image in zip(files, recipes, result.images, strict=True):
         assert Image.open(file).tobytes() == image.tobytes()
         assert read_parameters(file) == recipe
+    _, _, notes = client.predict(**options, guidance=1, negative_prompt="blue", api_name="/generate")
+    assert ["the negative prompt had no effect" in note for note in notes] == [True]
     with pytest.raises(Exception, match="seed is -1"):
         client.predict(prompt="cat", seed="-1", api_name="/generate")
     assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/generate"]  # type: ignore[index]

@@ -1,6 +1,7 @@
 """`python -m stablediff train …`, from a folder of pictures to a model that draws."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -234,6 +235,24 @@ def test_a_text_encoder_goes_on_from_another_with_its_words(tmp_path: Path, data
 def test_data_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, tmp_path / "none", "autoencoder", "ae", AUTOENCODER) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "diffusion", "some.toml", "--out", ""],
+        ["train", "diffusion", "some.toml", "--data", ""],
+        ["train", "diffusion", ""],
+        ["train", "data", "--folder", ""],
+        ["evaluate", "prompts", "--out", ""],
+        ["evaluate", "others", "--drawn", ""],
+        ["generate", "a cat", "--out", ""],
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert re.search("an empty name is no (file|folder): write one, as ", capsys.readouterr().err)
 
 
 def test_a_config_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stablediff.errors import ConfigError, NumericalError, StableDiffError
+from stablediff.locks import alone_in
 from stablediff.training import muon
 from stablediff.training.config import LoopConfig
-from stablediff.training.locks import alone_in
 from stablediff.training.log import Log
 from stablediff.training.loop import _stop_asked, train
 from stablediff.training.stage import Batch, Stage
@@ -331,6 +332,26 @@ def test_the_log_waits_for_room_on_the_disk(
     assert [(row["step"], row["loss"]) for row in rows] == [("1", "3"), ("2", "2"), ("3", "1.5"), ("4", "1")]
     assert capsys.readouterr().err.count("No space left on device): free some space; training goes on") == 1
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_thread_that_a_full_disk_ends_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", others.append)
+
+    def write(error: Exception) -> None:
+        raise error
+
+    with Log(tmp_path, 10, 0):
+        for error in (OSError(errno.ENOSPC, "No space left on device"), OverflowError("of another kind")):
+            thread = threading.Thread(target=write, args=(error,))
+            thread.start()
+            thread.join()
+    told = capsys.readouterr().err
+    assert "cannot write what TensorBoard shows (No space left on device): training goes on" in told
+    assert "Traceback" not in told
+    assert [type(other.exc_value) for other in others] == [OverflowError]
 
 
 def test_another_optimizer_is_refused(tmp_path: Path) -> None:

@@ -285,6 +285,9 @@ def test_another_prior_is_drawn_anew(tmp_path: Path) -> None:
     assert balls == again != cubes
     assert {path.read_text() for path in cubes.glob("*.txt")} == {"a cube"}
     assert len(list(cubes.glob("*.png"))) == 2
+    with torch.no_grad():
+        next(pipeline.unet.parameters()).add_(0.1)  # another model of the same name
+    assert draw_prior(pipeline, "a ball", 2, 64, tmp_path) != balls
 
 
 def test_prior_rows_have_their_weight(folder: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
+from stablediff import typed
 from stablediff.bench.engines import ENGINES
 from stablediff.bench.growth import MOST_STEPS, measure_growth, write_growth
 from stablediff.bench.levers import PROMPTS, measure_levers, write_levers
@@ -22,6 +22,7 @@ from stablediff.bench.workloads import FULL, LANES, choose_workloads
 from stablediff.checkpoints.locate import DEFAULT_MODEL
 from stablediff.errors import RequestError
 from stablediff.files import why_unwritable
+from stablediff.locks import LOCK, alone_in
 from stablediff.request import MAX_STEPS, Request
 
 # What belongs to one kind of report only: its names in the namespace, and how it is asked for.
@@ -52,20 +53,17 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=int, metavar="N", help=f"of --levers: so many (default: {len(PROMPTS)})")
     parser.add_argument("--steps", type=int, metavar="N", help="of --levers and --growth (default: the model's own)")
     parser.add_argument(
-        "--out", type=_folder, metavar="FOLDER", help="models and results (default: runs/bench, or runs/bench-quick)"
+        "--out",
+        type=typed.folder,
+        metavar="FOLDER",
+        help="models and results (default: runs/bench, or runs/bench-quick)",
     )
     parser.add_argument(
         "--report",
-        type=_folder,
+        type=typed.folder,
         metavar="FOLDER",
         help="the tables and plots (default: OUT/report; of --levers and --growth OUT)",
     )
-
-
-def _folder(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("an empty name is no folder: write one, as runs/bench")
-    return Path(text)
 
 
 def _cores() -> int:
@@ -127,20 +125,17 @@ def _check_belongs(arguments: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _alone(out: Path, option: str) -> Iterator[None]:
     """Two at once would disturb each other's times, and write into each other's files. Where nothing came out, nothing
-    stays behind. Raises RequestError."""
+    stays behind. Raises StableDiffError."""
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     _check_writable(out, option)
-    lock = FileLock(out / ".lock", timeout=0)
     try:
-        lock.acquire()
-    except Timeout as error:
-        raise RequestError(f"another bench is at work in {out}: wait for its end, or choose another --out") from error
-    try:
-        yield
+        with alone_in(out):
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # Windows removes it at the release
+                    (out / LOCK).unlink()
     finally:
-        with contextlib.suppress(OSError):  # Windows removes it at the release
-            Path(lock.lock_file).unlink()
-        lock.release()
         with contextlib.suppress(OSError):  # the first that is not empty
             for folder in new:
                 folder.rmdir()

@@ -11,7 +11,7 @@ ASSETS = Path(__file__).parent.parent / "assets"
 BUNDLED = {"sticker": ASSETS / "sticker"}
 DEFAULT_MODEL = "sticker"
 CLIP_MERGES = ASSETS / "clip" / "merges.txt"
-FORMER = ".previous"  # what a save that was killed leaves
+RESULT = "model"  # where a run of training leaves its model
 LORA_FILE = "pytorch_lora_weights.safetensors"  # what diffusers calls it
 
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -30,6 +30,11 @@ class Location:
         return self.path.is_file()
 
 
+def former_place(folder: Path) -> Path:
+    """Where a save puts the former folder until the new one has its place; one that was killed leaves it there."""
+    return folder.with_name(folder.name + ".previous")
+
+
 def locate(name: str, progress: Progress = silent) -> Location:
     """Finds a model by name, path or hub id ("owner/name"). Raises CheckpointError that lists what there is.
 
@@ -41,8 +46,7 @@ def locate(name: str, progress: Progress = silent) -> Location:
         raise CheckpointError(f"the model's name is empty: {_choices()}")
     try:
         path = Path(name).expanduser()
-        # A save that was killed between its two renames leaves the former folder under this name.
-        former = path.with_name(path.name + FORMER) if path.name else path
+        former = former_place(path) if path.name else path
         if not path.exists() and former.is_dir():
             path = former
         if path.is_dir():
@@ -146,9 +150,12 @@ def _choices() -> str:
 
 
 def _folder(path: Path) -> Location:
-    if (path / "model_index.json").is_file():
-        name = _name_of(path)
-        return Location(path.resolve().name if name in BUNDLED else name, path)  # only the bundled one is called so
+    for place in (path, *_results(path)):
+        if (place / "model_index.json").is_file():
+            name = _name_of(place)
+            return Location(
+                place.resolve().name if name in BUNDLED else name, place
+            )  # only the bundled one is called so
     singles = sorted(p for p in path.iterdir() if p.suffix.lower() in WEIGHT_SUFFIXES)
     if len(singles) == 1 and not (path / "config.json").is_file():
         return _file(singles[0])
@@ -159,11 +166,14 @@ def _folder(path: Path) -> Location:
     raise CheckpointError(f"{path} has no model_index.json, so it is not a whole model: {hint}")
 
 
+def _results(run: Path) -> tuple[Path, Path]:
+    return run / RESULT, former_place(run / RESULT)
+
+
 def _name_of(folder: Path) -> str:
     """A training run writes to NAME/model, and all models of one's own would be called "model"."""
     folder = folder.resolve()
-    is_run = folder.name.removesuffix(FORMER) == "model"
-    return (folder.parent.name if is_run else "") or folder.name
+    return (folder.parent.name if folder in _results(folder.parent) else "") or folder.name
 
 
 def _file(path: Path) -> Location:

@@ -20,6 +20,7 @@ from stablediff.files import draft_of
 from stablediff.models.lora import attach, check_scale, lora_state, refuse_attached
 from stablediff.models.unet import UNet
 
+_FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # those that can be made float32
 Networks = Mapping[str, nn.Module]  # "unet", "text_encoder" and, in SDXL, "text_encoder_2"
 Place = tuple[str, str]  # one of those, and a layer of it
 Roles = dict[str, str]  # "down", "up" and perhaps "alpha" -> the tensor's name in the file
@@ -109,8 +110,9 @@ def _layers(tensors: SafetensorsSource, networks: Networks, file: str) -> dict[P
 
 def _problem(tensors: SafetensorsSource, roles: Roles, layer: nn.Module) -> str | None:
     """What is wrong with the tensors of one layer."""
-    for name in (name for role, name in roles.items() if role != "alpha"):
-        if not tensors.dtypes[name].startswith(("F", "BF")):
+    for role, name in roles.items():
+        whole = role == "alpha" and tensors.dtypes[name].startswith(("I", "U"))
+        if not whole and tensors.dtypes[name] not in _FLOATS:
             return f"{name} holds {tensors.dtypes[name]} numbers, which are not weights"
     for role, partner in (("down", "up"), ("up", "down")):
         if role not in roles:

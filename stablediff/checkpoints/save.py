@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
+from stablediff.checkpoints.locate import former_place
 from stablediff.checkpoints.suggest import DEFAULTS
 from stablediff.config import CLIPConfig, ModelConfig, ScheduleConfig, UNetConfig, VAEConfig
 from stablediff.errors import CheckpointError
@@ -93,7 +94,7 @@ def save_parts(
 
 def check_replaceable(folder: Path) -> None:
     """Raises CheckpointError if there is something that is no model: it would be lost."""
-    for there in (folder, _previous(folder)):
+    for there in (folder, former_place(folder)):
         if there.is_dir() and (any((there / name).is_file() for name in _MARKS) or not any(there.iterdir())):
             continue
         if there.exists() or there.is_symlink():
@@ -107,15 +108,11 @@ def draft_folder(folder: Path) -> Path:
     return draft
 
 
-def _previous(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".previous")
-
-
 def replace_folder(draft: Path, folder: Path) -> None:
     """Puts `draft` in the place of `folder`; between the two renames, `locate` finds the former one."""
     check_replaceable(folder)
     _sync_tree(draft)
-    previous = _previous(folder)
+    previous = former_place(folder)
     if folder.exists():
         shutil.rmtree(previous, ignore_errors=True)
         folder.rename(previous)

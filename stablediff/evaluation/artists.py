@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 from PIL import Image
 
 from stablediff.errors import EvaluationError, RequestError
 from stablediff.generate import generate
 from stablediff.images import open_image
+from stablediff.models.fingerprint import fingerprint
 from stablediff.pipeline import Pipeline
 from stablediff.request import Request
 from stablediff.result import Result
@@ -64,7 +64,7 @@ class ModelArtist:
     def __init__(self, pipeline: Pipeline, folder: Path, settings: Settings | None = None, name: str = "") -> None:
         self.pipeline, self.folder, self.settings = pipeline, folder, settings or Settings()
         self.name = name or pipeline.name
-        self._mark = fingerprint(pipeline)
+        self._mark = mark_of(pipeline)
         self._seconds = _read_log(folder / _LOG)
 
     def draw(self, prompt: str, seeds: Sequence[int]) -> list[Drawn]:
@@ -99,14 +99,10 @@ class ModelArtist:
         return self.folder / f"{slug}-{seed}-{hashlib.sha256(wish.encode()).hexdigest()[:12]}.png"
 
 
-def fingerprint(pipeline: Pipeline) -> str:
+def mark_of(pipeline: Pipeline) -> str:
     """A hash of all weights, and of how they are run."""
-    digest = hashlib.sha256(repr(pipeline.config).encode())
-    for module in (*pipeline.text_encoders, pipeline.unet, pipeline.vae):
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().view(np.uint8).tobytes())
-    return digest.hexdigest()[:16]
+    weights = fingerprint(*pipeline.text_encoders, pipeline.unet, pipeline.vae)
+    return hashlib.sha256(f"{pipeline.config!r} {weights}".encode()).hexdigest()[:16]
 
 
 def _runs(seeds: Sequence[int]) -> Iterator[tuple[int, int]]:

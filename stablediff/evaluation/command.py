@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from stablediff import typed
 from stablediff.checkpoints.clip_model import load_clip
 from stablediff.checkpoints.locate import BUNDLED, DEFAULT_MODEL, locate_clip
 from stablediff.errors import EvaluationError
@@ -56,7 +57,11 @@ def add_reports(parser: argparse.ArgumentParser) -> None:
     for one in (versus, everything):
         one.add_argument("--other", action="append", metavar="MODEL", help="compare with this model; can be repeated")
         one.add_argument(
-            "--drawn", action="append", type=Path, metavar="FOLDER", help="compare with what another program drew"
+            "--drawn",
+            action="append",
+            type=typed.folder,
+            metavar="FOLDER",
+            help="compare with what another program drew",
         )
     for one in (grid, everything):
         _add_grid(one)
@@ -67,9 +72,11 @@ def _add(reports: Commands, name: str, help_: str, report: Report, *, asks: bool
     parser: argparse.ArgumentParser = reports.add_parser(name, help=help_)
     parser.set_defaults(run=lambda arguments: _run(arguments, report))
     _add_model(parser)
-    parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="icons made by `train data`")
-    parser.add_argument("--judge", type=Path, default=BUNDLED_JUDGE, help="the folder of one that you have trained")
-    parser.add_argument("--things", type=Path, metavar="FILE", help="what the model knows, a thing a line")
+    parser.add_argument("--data", type=typed.folder, default=DEFAULT_FOLDER, help="icons made by `train data`")
+    parser.add_argument(
+        "--judge", type=typed.folder, default=BUNDLED_JUDGE, help="the folder of one that you have trained"
+    )
+    parser.add_argument("--things", type=typed.file, metavar="FILE", help="what the model knows, a thing a line")
     parser.add_argument("--styles", type=_names, default=(), metavar="A,B", help="the styles that it knows")
     helps = {
         "tasks": f"some of: {', '.join(TASKS)}",
@@ -87,7 +94,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, help=f"{', '.join(BUNDLED)}, a file, a folder, or owner/name on the hub"
     )
-    parser.add_argument("--out", type=Path, help="where the report goes (default: runs/evaluation/MODEL)")
+    parser.add_argument("--out", type=typed.folder, help="where the report goes (default: runs/evaluation/MODEL)")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--dtype", help="auto, float32, bfloat16, float16 or int8")
 
@@ -96,7 +103,9 @@ def _add_folder(reports: Commands) -> None:
     parser = reports.add_parser("folder", help="any model against your own folder of pictures and captions")
     parser.set_defaults(run=_folder)
     _add_model(parser)
-    parser.add_argument("--pictures", type=Path, required=True, metavar="FOLDER", help="with a .txt beside each")
+    parser.add_argument(
+        "--pictures", type=typed.folder, required=True, metavar="FOLDER", help="with a .txt beside each"
+    )
     parser.add_argument("--clip", metavar="CLIP", help="for scores of text too: a folder, or owner/name on the hub")
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="take at most so many pictures")
     _add_inception(parser)

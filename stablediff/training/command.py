@@ -11,6 +11,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
+from stablediff import typed
+from stablediff.checkpoints.locate import RESULT
 from stablediff.checkpoints.parts import load_text_encoder, load_vae
 from stablediff.device import choose_compute
 from stablediff.errors import ConfigError
@@ -48,12 +50,12 @@ def add_stages(parser: argparse.ArgumentParser) -> None:
 def add_stage(stages: Commands, name: str, help_: str, run: StageCommand) -> None:
     parser = stages.add_parser(name, help=help_)
     parser.set_defaults(run=partial(_in_group, run))
-    parser.add_argument("config", type=Path, help="a TOML file, such as those in configs/")
+    parser.add_argument("config", type=typed.file, help="a TOML file, such as those in configs/")
     parser.add_argument(
-        "--data", type=Path, default=DEFAULT_FOLDER, help="icons made by `train data`, or your own folder"
+        "--data", type=typed.folder, default=DEFAULT_FOLDER, help="icons made by `train data`, or your own folder"
     )
     parser.add_argument(
-        "--out", type=Path, help="where the run lives (default: runs/CONFIG'S NAME); a run there goes on"
+        "--out", type=typed.folder, help="where the run lives (default: runs/CONFIG'S NAME); a run there goes on"
     )
     parser.add_argument("--set", action="append", metavar="NAME=VALUE", dest="settings", help="override")
     parser.add_argument("--minutes", type=float, default=math.inf, help="save and leave after this time")
@@ -87,10 +89,10 @@ def run_stage(arguments: argparse.Namespace, device: torch.device, stage: Stage,
     folder = _folder(arguments)
     outcome = train(stage, loop, folder, device=device, minutes=arguments.minutes, sharded=arguments.sharded)
     if outcome.exported:
-        print(folder / "model")
+        print(folder / RESULT)
     if outcome.finished:
         if not outcome.exported:
-            print(f"now the same command without torchrun and --sharded writes {folder / 'model'}", file=sys.stderr)
+            print(f"now the same command without torchrun and --sharded writes {folder / RESULT}", file=sys.stderr)
         return 0
     print(f"saved at step {outcome.step} of {loop.steps}: the same command goes on from there", file=sys.stderr)
     return 130  # so that a chain of stages ends here

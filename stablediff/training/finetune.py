@@ -14,6 +14,7 @@ from stablediff.checkpoints.lora import save_lora
 from stablediff.errors import ConfigError
 from stablediff.generate import generate
 from stablediff.lexicon import Lexicon
+from stablediff.models.fingerprint import fingerprint
 from stablediff.models.lora import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, attach_lora
 from stablediff.pipeline import Pipeline
 from stablediff.request import Request
@@ -124,8 +125,9 @@ class FinetuneStage(DiffusionStage):
 
 def draw_prior(pipeline: Pipeline, prompt: str, num: int, size: int, folder: Path) -> Path:
     """Captioned pictures of `prompt` by the model as it is, in a folder below `folder`; what is there is kept."""
-    wish = hashlib.sha256(repr((pipeline.name, prompt, size)).encode()).hexdigest()[:12]
-    folder = folder / wish  # another wish has other pictures
+    weights = fingerprint(*pipeline.text_encoders, pipeline.unet, pipeline.vae)
+    wish = hashlib.sha256(repr((weights, prompt, size)).encode()).hexdigest()[:12]
+    folder = folder / wish  # another wish has other pictures, and so have other weights of that name
     folder.mkdir(parents=True, exist_ok=True)
     missing = [seed for seed in range(num) if not (folder / f"{seed:04d}.png").exists()]
     for seed in tqdm(missing, unit="picture", desc="prior", disable=None):

@@ -16,11 +16,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stablediff.errors import ConfigError, DataError
+from stablediff.locks import in_turn
+from stablediff.models.fingerprint import fingerprint
 from stablediff.models.vae import VAE
 from stablediff.training.crops import to_model
 from stablediff.training.data.pictures import Pictures
 from stablediff.training.distributed import main_first
-from stablediff.training.locks import in_turn
 
 _NOTED = 2048  # latents between two notes of how far it is
 _MOST_THREADS = 8  # more would wait for each other at what Python does of the drawing
@@ -117,15 +118,6 @@ def _encoded(
         yield from pool.map(encode, range(first, len(pictures)))
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def fingerprint(vae: VAE) -> str:
-    """A hash of the weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(vae.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:

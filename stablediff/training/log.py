@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import sys
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,7 @@ class Log:
         self.board = _tensorboard(folder)
 
     def __enter__(self) -> "Log":
+        self.hook, threading.excepthook = threading.excepthook, self._ended
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -38,6 +40,7 @@ class Log:
             if self.board is not None:
                 with contextlib.suppress(OSError):
                     self.board.close()
+        threading.excepthook = self.hook
 
     def step(self, step: int, batch_size: int, figures: dict[str, float]) -> None:
         """`step` steps are done. Figures are written down if there are any."""
@@ -60,6 +63,14 @@ class Log:
             left = (self.total - step) * batch_size / max(rate, 1e-9)
             words = ", ".join(f"{k} {v}" for k, v in shown.items())
             print(f"step {step} of {self.total}: {words}, {left / 60:.0f} min left", file=sys.stderr, flush=True)
+
+    def _ended(self, thread: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread of its own, which a full disk ends; it does not start again."""
+        if isinstance(thread.exc_value, OSError):
+            why = thread.exc_value.strerror or thread.exc_value
+            self.note(f"cannot write what TensorBoard shows ({why}): training goes on, and {METRICS} has the figures")
+        else:
+            self.hook(thread)
 
     def note(self, text: str) -> None:
         if not self.silent:

@@ -15,19 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from stablediff.checkpoints.locate import RESULT
 from stablediff.device import bfloat16_pays
 from stablediff.errors import ConfigError, NumericalError, StableDiffError
 from stablediff.heap import keep_freed_memory
+from stablediff.locks import alone_in
 from stablediff.training import distributed
 from stablediff.training.average import Average
 from stablediff.training.config import LoopConfig
 from stablediff.training.convolutions import quicken
-from stablediff.training.locks import alone_in
 from stablediff.training.log import Log
 from stablediff.training.memory import checkpoint_activations
 from stablediff.training.optimizers import learning_rate, make_optimizer, set_rate
 from stablediff.training.stage import Batch, Stage
-from stablediff.training.state import RESULT, STATE, check_result_place, load_state, save_state
+from stablediff.training.state import STATE, check_result_place, load_state, save_state
 
 _AHEAD = 3  # batches made while one is computed
 _MOST_BAD_STEPS = 20

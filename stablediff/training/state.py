@@ -14,12 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn, optim
 
+from stablediff.checkpoints.locate import RESULT
 from stablediff.errors import ConfigError
 from stablediff.files import DRAFT
 from stablediff.training.average import Average
 from stablediff.training.distributed import is_main, like, whole
 
-STATE, RESULT = "state.safetensors", "model"
+STATE = "state.safetensors"
 
 
 def check_result_place(place: Path) -> None:

@@ -28,7 +28,7 @@ def make_api(studio: Studio) -> None:
         size: str = f"{defaults.width}x{defaults.height}",
         seed: str = "",
         pictures: float = 1,
-    ) -> AsyncIterator[tuple[list[str], list[str]]]:
+    ) -> AsyncIterator[tuple[list[str], list[str], list[str]]]:
         """Draw pictures of what a prompt says. A picture takes seconds to minutes, and jobs wait for their turn.
 
         Args:
@@ -44,7 +44,8 @@ def make_api(studio: Studio) -> None:
             pictures: How many.
 
         Returns:
-            PNG files that carry their recipes, and the recipes as texts.
+            PNG files that carry their recipes, the recipes as texts, and notes: what was done otherwise than it was
+            asked for, and words that the model has not learnt.
         """
         values: dict[str, Any] = {
             "prompt": prompt,
@@ -61,14 +62,15 @@ def make_api(studio: Studio) -> None:
             request: Request = wish.to_request(values, studio.models.current, studio.limits)
             job = studio.submit(visitor, Work(studio.models.name, (request,)))
             async for _ in studio.desk.watch(job):
-                yield [], []  # whoever has gone asks for no more
+                yield [], [], []  # whoever has gone asks for no more
             if job.error is not None:
                 raise job.error
         except StableDiffError as error:
             raise gr.Error(str(error), print_exception=False) from error
         finished = drawn(job.results)
         with written(finished) as paths:
-            yield paths, [picture.recipe for picture in finished]
+            notes = dict.fromkeys(note for result in job.results for note in result.notes)
+            yield paths, [picture.recipe for picture in finished], list(notes)
 
     texts = [gr.Textbox(value, visible=False) for value in ("", "")]
     numbers = [lenient.Number(value, visible=False) for value in (defaults.num_steps, defaults.guidance_scale)]
@@ -78,7 +80,7 @@ def make_api(studio: Studio) -> None:
     gr.Button(visible=False).click(
         generate,
         [*texts, *numbers, *more, count],
-        [gr.File(file_count="multiple", visible=False), gr.JSON(visible=False)],
+        [gr.File(file_count="multiple", visible=False), gr.JSON(visible=False), gr.JSON(visible=False)],
         api_name="generate",
         concurrency_limit=256,
     )

@@ -4,6 +4,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+from stablediff import typed
 from stablediff.errors import DataError
 from stablediff.training.data.cache import build
 
@@ -14,7 +15,7 @@ def add_data_command(commands: "argparse._SubParsersAction[argparse.ArgumentPars
     command = commands.add_parser("data", help="fetch the icons to learn from and render them (10 GB)")
     command.set_defaults(run=_run)
     command.add_argument(
-        "--folder", type=Path, default=DEFAULT_FOLDER, help=f"where to keep them (default: {DEFAULT_FOLDER})"
+        "--folder", type=typed.folder, default=DEFAULT_FOLDER, help=f"where to keep them (default: {DEFAULT_FOLDER})"
     )
     command.add_argument("--processes", type=int, default=2, metavar="N", help="renderers at a time (default: 2)")
 

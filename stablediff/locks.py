@@ -9,39 +9,35 @@ from filelock import FileLock, Timeout
 
 from stablediff.errors import ConfigError
 
+LOCK = ".lock"
+
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Raises ConfigError while another run is in there."""
-    with _held(folder / ".lock") as lock:
-        if lock is None:
-            raise ConfigError(f"another run is at work in {folder}: wait for it, or choose another --out")
+    lock = FileLock(folder / LOCK)
+    try:
+        with contextlib.suppress(NotImplementedError):  # a disk without locks: nothing can be known of others
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"another run is at work in {folder}: wait for it, or choose another --out") from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
 def in_turn(path: Path) -> Iterator[None]:
     """Behind whoever is making the same; `path` is the lock."""
-    with _held(path) as lock:
-        if lock is None:
+    lock = FileLock(path)
+    with contextlib.suppress(NotImplementedError):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
             print(f"another run is making {path.with_suffix('').name}: waiting for it", file=sys.stderr, flush=True)
-        with contextlib.nullcontext() if lock is not None else FileLock(path):
-            yield
-
-
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[FileLock | None]:
-    """None if another run holds it."""
-    lock = FileLock(path, timeout=0)
+            lock.acquire()
     try:
-        lock.acquire()
-    except Timeout:
-        yield None
-        return
-    except NotImplementedError:  # a disk without locks: nothing can be known of others
-        yield lock
-        return
-    try:
-        yield lock
+        yield
     finally:
         lock.release()
