@@ -16,7 +16,7 @@ from stablediff.evaluation.judge.scenes import can_be_painted
 from stablediff.evaluation.phrasing import phrase
 from stablediff.training.data.colours import COLOURS, colours_of, recolour
 from stablediff.training.data.icons import Icon, Icons
-from stablediff.training.data.scenes import ALONE, HALF, PLACES, Item, Scene
+from stablediff.training.data.scenes import ALONE, HALF, PLACES, UPRIGHT, Item, Scene
 from stablediff.training.data.split import Split
 from stablediff.training.data.words import without_colour
 
@@ -153,8 +153,8 @@ class _Maker:
                     return None
         upright = rng.random() < 0.5
         items = tuple(
-            Item(icon.thing, 0.5 if upright else near, near if upright else 0.5, HALF, colour)
-            for icon, near, colour in zip((first, second), (0.26, 0.74), colours, strict=True)
+            Item(icon.thing, *place, HALF, colour)
+            for icon, place, colour in zip((first, second), UPRIGHT if upright else PLACES[2], colours, strict=True)
         )
         return Scene(first.style, items, "pair")
 

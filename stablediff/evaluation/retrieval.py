@@ -14,12 +14,11 @@ from stablediff.errors import EvaluationError
 from stablediff.evaluation.artists import Drawn
 from stablediff.evaluation.prompts import World
 from stablediff.images import save_png
-from stablediff.training.data.scenes import ALONE, HALF, PLACES, Item, Scene, render_scene
+from stablediff.training.data.scenes import ALONE, HALF, PLACES, UPRIGHT, Item, Scene, render_scene
 from stablediff.training.data.words import NUMBERS, plural
 
 _WORD = re.compile(r"\w+")
 _PLACES = {1: ((0.5, 0.5),), **PLACES}
-_UPRIGHT = ((0.5, 0.26), (0.5, 0.74))
 
 
 class Retrieval:
@@ -80,7 +79,7 @@ class Paste(Retrieval):
         number = next((n for n, word in NUMBERS.items() if text.startswith(f"{word} ")), 1)
         if len(named) > 1:
             named = named[1::-1] if turned else named[:2]
-            places = _UPRIGHT if upright else _PLACES[2]
+            places = UPRIGHT if upright else _PLACES[2]
         else:
             named, places = named * number, _PLACES[number]
         # The pictures must be of one style: the one asked for, or else one that there is of the first thing.

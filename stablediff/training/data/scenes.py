@@ -29,6 +29,7 @@ PLACES: dict[int, tuple[tuple[float, float], ...]] = {
     3: ((0.5, 0.26), (0.26, 0.74), (0.74, 0.74)),
     4: ((0.26, 0.26), (0.74, 0.26), (0.26, 0.74), (0.74, 0.74)),
 }
+UPRIGHT = ((0.5, 0.26), (0.5, 0.74))  # of two things one above the other
 
 
 @dataclass(frozen=True)
@@ -197,10 +198,10 @@ class Sampler:
         upright = rng.random() < 0.5
         painted = rng.random(2) < _PAINTED
         items = []
-        for thing, near, paint in zip((first, second), (0.26, 0.74), painted, strict=True):
+        for thing, place, paint in zip((first, second), UPRIGHT if upright else PLACES[2], painted, strict=True):
             icon = next(icon for icon in self._by_thing[thing] if icon.style == style)
             colour = self._colour(icon, rng) if paint else None
-            items.append(Item(thing, 0.5 if upright else near, near if upright else 0.5, HALF, colour))
+            items.append(Item(thing, *place, HALF, colour))
         return Scene(style, tuple(items), "pair")
 
 
