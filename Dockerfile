@@ -1,7 +1,8 @@
 # docker build -t stablediff . && docker run -p 7860:7860 stablediff
 FROM python:3.11-slim
 
-RUN useradd --uid 1000 --create-home app
+# A volume that is mounted at /data, for visitors' pictures, belongs to whom this folder belongs.
+RUN useradd --uid 1000 --create-home app && mkdir /data && chown app /data
 WORKDIR /home/app/stablediff
 
 COPY requirements.txt .

@@ -122,6 +122,8 @@ class _Run:
             self.step, self.seconds = load_state(self.folder, self.stage, self.average, self.optimizer)
         begun, saved = time.monotonic(), time.monotonic()
         with Log(self.folder, self.config.steps, self.step, silent=not distributed.is_main()) as log:
+            if self.step >= self.config.steps:
+                log.note(f"{self.folder} is at its end, and learns nothing more: choose another --out to begin anew")
             for batch in self._batches():
                 self._learn(batch)
                 self.step += 1
