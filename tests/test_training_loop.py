@@ -107,6 +107,13 @@ def test_learns_and_exports_the_average(tmp_path: Path) -> None:
     assert not torch.equal(exported["1.weight"], saved["weights.net.1.weight"])
 
 
+def test_a_run_at_its_end_says_that_it_learns_nothing_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(Toy(), config(), tmp_path)
+    assert "is at its end" not in capsys.readouterr().err
+    assert train(Toy(), config(), tmp_path).finished
+    assert "is at its end, and learns nothing more: choose another --out to begin anew" in capsys.readouterr().err
+
+
 def test_stopped_and_resumed_is_bit_equal(tmp_path: Path, undisturbed: dict[str, Tensor]) -> None:
     folder = tmp_path / "stopped"
     runs = 0

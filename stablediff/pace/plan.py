@@ -15,8 +15,8 @@ from stablediff.models.deep_cache import is_due
 from stablediff.pipeline import Pipeline
 from stablediff.request import ResolvedRequest
 
-# Latent cells drawn at once. Small models gain from a batch, up to eight pictures on a CPU; big ones do not there, and one
-# picture comes sooner.
+# Latent cells drawn at once. Small models gain from a batch, up to eight pictures on a CPU; big ones do not there, and
+# one picture comes sooner.
 _CELLS_AT_ONCE = {"cpu": 2048, "mps": 8192, "cuda": 32768}
 
 
