@@ -14,7 +14,11 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Raises ConfigError while another run is in there."""
+    """Makes the folder. Raises ConfigError where it cannot, and while another run is in there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder}: {error.strerror}. Choose another --out") from error
     lock = FileLock(folder / LOCK)
     try:
         with contextlib.suppress(NotImplementedError):  # a disk without locks: nothing can be known of others

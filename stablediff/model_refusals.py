@@ -19,6 +19,7 @@ MODEL_REFUSALS = {
         r"there is no user .+ here: .*": "такой папки здесь нет: проверьте путь",
         r"cannot look at (?P<name>.+)": "не удаётся посмотреть: {name}",
         r"(?P<path>.+) has no model_index\.json, .*": "{path}: нет model_index.json, это не целая модель",
+        r"(?P<path>.+) holds a LoRA and no whole model: .*": "{path}: это LoRA, а не целая модель",
         r"(?P<path>.+) holds several models \((?P<names>.+)\): .*": (
             "{path}: здесь несколько моделей ({names}), назовите файл"
         ),

@@ -1,5 +1,6 @@
 """The loaded parts of a model together, and nothing else."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from stablediff.lexicon import FILE as LEXICON_FILE
 from stablediff.lexicon import Lexicon, read_lexicon, read_things
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.models.compiled import check_compiler, compile_unet
+from stablediff.models.fingerprint import fingerprint
 from stablediff.models.frozen import count_weights
 from stablediff.models.int8 import quantise
 from stablediff.models.lora import merge_lora
@@ -99,6 +101,11 @@ class Pipeline:
     def things(self, language: str) -> list[str]:
         """What a bundled model can draw, in "en" or "ru"; empty for others, which keep no list."""
         return read_things(self.report.path, language) if self.name in BUNDLED else []
+
+    def fingerprint(self) -> str:
+        """A hash of all weights, and of how they are run."""
+        weights = fingerprint(*self.text_encoders, self.unet, self.vae)
+        return hashlib.sha256(f"{self.config!r} {weights}".encode()).hexdigest()
 
     def describe(self) -> str:
         """A line for the user: what was loaded, from where, and where it computes."""

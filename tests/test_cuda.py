@@ -1,17 +1,21 @@
 """On a CUDA device: `python -m pytest -m cuda`. Nothing of it runs on a machine without one."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from stages import diffusion, loop
 from toy import draw
 
 from stablediff import load
 from stablediff.conditioning import ConditionedUNet, encode_prompts
 from stablediff.images import to_pixels
 from stablediff.pace.speed import Speed
+from stablediff.training.loop import train
 
 pytestmark = pytest.mark.cuda
 WISHES: dict[str, Any] = {"prompt": "red apple, flat style", "seed": 5, "num_steps": 6}
@@ -46,6 +50,17 @@ def test_several_pictures_are_drawn_at_once_and_stay_the_same():
     several = draw(pipeline, **WISHES, num_images=3).images
     third = draw(pipeline, **{**WISHES, "seed": WISHES["seed"] + 2}).images[0]
     assert error(several[2], third) <= 0.5
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "radam"])
+def test_a_run_there_goes_on_where_it_was_left(tmp_path: Path, optimizer: str):
+    config, device = loop(steps=6, optimizer=optimizer), torch.device("cuda")
+    train(diffusion(), config, tmp_path / "whole", device=device)
+    train(diffusion(), config, tmp_path / "broken", device=device, minutes=0)
+    assert train(diffusion(), config, tmp_path / "broken", device=device).finished
+    whole, broken = (load_file(tmp_path / name / "state.safetensors") for name in ("whole", "broken"))
+    for name, value in whole.items():
+        torch.testing.assert_close(broken[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_nothing_waits_for_the_gpu_inside_a_call():

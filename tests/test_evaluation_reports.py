@@ -12,7 +12,7 @@ from toy import count_calls, toy_pipeline
 
 from stablediff import Pipeline
 from stablediff.errors import EvaluationError
-from stablediff.evaluation.artists import ModelArtist, Settings, mark_of
+from stablediff.evaluation.artists import ModelArtist, Settings
 from stablediff.evaluation.bootstrap import difference_interval, mean_interval, proportion_interval
 from stablediff.evaluation.elsewhere import FolderArtist
 from stablediff.evaluation.features import judge_features, random_features
@@ -58,10 +58,10 @@ def test_a_picture_is_drawn_once(tmp_path: Path, toy: Pipeline) -> None:
 
 
 def test_the_mark_of_a_model_is_of_its_weights(toy: Pipeline) -> None:
-    assert mark_of(toy) == mark_of(toy_pipeline())
+    assert toy.fingerprint() == toy_pipeline().fingerprint()
     with torch.no_grad():
         next(toy.unet.parameters()).add_(0.01)
-    assert mark_of(toy) != mark_of(toy_pipeline())
+    assert toy.fingerprint() != toy_pipeline().fingerprint()
 
 
 def test_no_room_is_said(tmp_path: Path, toy: Pipeline) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from toy import toy_pipeline
 
 from stablediff import CheckpointError, RequestError, load
+from stablediff.checkpoints.locate import locate, locate_lora
 from stablediff.checkpoints.lora import load_lora
 from stablediff.checkpoints.lora_alpha import AdapterSettings
 from stablediff.models.lora import attached, detach_lora
@@ -124,6 +125,23 @@ def test_no_lora_at_all(tmp_path: Path) -> None:
     assert "is no LoRA (its first tensors: model.diffusion_model.out.2.weight)" in message
     assert "give it with --model" in message
     assert "its first tensors: none" in refusal({}, tmp_path)
+
+
+def test_a_run_is_a_loras_name_too_and_no_models(tmp_path: Path) -> None:
+    (tmp_path / "zorb" / "model").mkdir(parents=True)
+    state, file = tmp_path / "zorb" / "state.safetensors", tmp_path / "zorb" / "model" / NAME
+    save_file({"average.unet.lora": torch.ones(1)}, state)
+    with pytest.raises(CheckpointError, match=r"holds no .safetensors file: name the file of the LoRA"):
+        locate_lora(str(tmp_path / "zorb"))
+    with pytest.raises(CheckpointError, match=r"zorb has no model_index.json, so it is not a whole model"):
+        locate(str(tmp_path / "zorb"))
+    save_file(SMALL, file)
+    found = locate_lora(str(tmp_path / "zorb"))
+    assert (found.name, found.path) == ("zorb", file)
+    assert locate_lora(str(file.parent)) == found
+    for place in (tmp_path / "zorb", file.parent):
+        with pytest.raises(CheckpointError, match=r"zorb/model holds a LoRA and no whole model: give it with --lora"):
+            locate(str(place))
 
 
 @pytest.mark.parametrize("name", ["lora_A", "lora_B"])

@@ -65,6 +65,14 @@ def test_larger_crops_are_spread_evenly() -> None:
     assert autoencoder(larger_crops_from=1.0).rows_multiple == 1
 
 
+def test_latents_that_would_keep_any_scale_are_not_learnt() -> None:
+    for part in ("quant_conv", "post_quant_conv"):
+        without = replace(TINY_VAE, **{part: False})
+        with pytest.raises(ConfigError, match="latents would keep any scale: choose quant_conv and post_quant_conv"):
+            autoencoder(vae=without)
+        assert autoencoder(vae=without, freeze_encoder=True).config.vae == without
+
+
 @pytest.mark.parametrize(("crop", "multiple"), [(33, 8), (36, 8), (8, 8)])
 def test_a_crop_that_is_no_number_of_cells_is_refused(crop: int, multiple: int) -> None:
     with pytest.raises(ConfigError, match=f"crop is {crop}: choose a multiple of {multiple}"):

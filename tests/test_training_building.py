@@ -7,9 +7,9 @@ import pytest
 import torch
 from toy import toy_pipeline
 
-from stablediff.checkpoints.parts import load_text_encoder, save_text_encoder
-from stablediff.config import CLIPConfig
-from stablediff.errors import ConfigError
+from stablediff.checkpoints.parts import load_text_encoder, load_vae, save_text_encoder
+from stablediff.config import CLIPConfig, ScheduleConfig
+from stablediff.errors import CheckpointError, ConfigError
 from stablediff.training.building import build_model, learn_lexicon
 from stablediff.training.config import LoopConfig
 from stablediff.training.diffusion import DiffusionConfig
@@ -67,6 +67,20 @@ def test_a_model_goes_on_with_its_own_words_or_with_new_ones(
     assert built.config.text_encoders[0] == encoder.config
     learnt = learn_lexicon(_Dogs(), built.lexicon)  # type: ignore[arg-type]
     assert learnt.words == {"a", "dog"} | ({"cat", "fox"} if keeps else {"hen"})
+
+
+def test_another_prediction_than_that_of_the_model_is_refused(toy_folder: Path) -> None:
+    text, schedule = toy_folder / "text_encoder", ScheduleConfig(prediction_type="v_prediction")
+    config = DiffusionConfig(LOOP, toy_folder / "vae", text, init=toy_folder, schedule=schedule)
+    with pytest.raises(ConfigError, match=r"predicts epsilon, and \[schedule\] says v_prediction: write"):
+        build_model(config, torch.device("cpu"))
+
+
+def test_parts_that_are_no_such_parts_are_named(toy_folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"the settings in .*text_encoder do not fit together"):
+        load_vae(toy_folder / "text_encoder")
+    with pytest.raises(CheckpointError, match=r"the settings in .*vae do not fit together \(.*hidden_size"):
+        load_text_encoder(toy_folder / "vae")
 
 
 def test_new_words_of_another_width_are_refused(toy_folder: Path, tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_progressive_changes_its_teacher_with_every_halving() -> None:
                 p += 1
         stage(stage.batch(step, slice(0, 1)), step / 9)
         kept = stage.teacher.network.conv_in.bias  # type: ignore[union-attr]
-        phases.append((stage.phase, torch.equal(kept, stage.unet.conv_in.bias)))
+        phases.append((int(stage.phase), torch.equal(kept, stage.unet.conv_in.bias)))
     assert phases == [(step // 3, step in (3, 6)) for step in range(9)]
 
 

@@ -3,15 +3,14 @@
 import csv
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from numpy.typing import NDArray
 from PIL import Image
 from stages import COLOURS, SHAPES, ShapePictures, autoencoder, diffusion, loop, shape, text_stage
 from toy import draw, toy_pipeline
@@ -20,15 +19,14 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from stablediff import load
 from stablediff.checkpoints.parts import load_text_encoder, load_vae
 from stablediff.config import CLIPConfig, ScheduleConfig
-from stablediff.errors import CheckpointError, ConfigError, DataError
+from stablediff.errors import CheckpointError, ConfigError
 from stablediff.models.clip import CLIPTextEncoder
 from stablediff.training.autoencoder import AutoencoderConfig
 from stablediff.training.config import from_table, override, read_table
 from stablediff.training.crops import to_model
 from stablediff.training.diffusion import DiffusionConfig
 from stablediff.training.finetune import FinetuneConfig, FinetuneStage, draw_prior, encode_folder
-from stablediff.training.latents import cached_latents
-from stablediff.training.loop import autocast, train
+from stablediff.training.loop import train
 from stablediff.training.material import Shown
 from stablediff.training.objective import ObjectiveConfig
 from stablediff.training.text_encoder import TextEncoderConfig
@@ -112,66 +110,6 @@ def test_a_text_encoder_finds_pictures_by_their_captions(tmp_path: Path) -> None
     assert after["recall_at_10"] > 0.9
 
 
-def test_latents_are_kept_and_a_damaged_file_of_them_is_made_anew(tmp_path: Path) -> None:
-    vae, cpu = autoencoder().vae, torch.device("cpu")
-
-    def latents() -> torch.Tensor:
-        return cached_latents(tmp_path, "shapes", ShapePictures(), 64, vae, cpu, autocast(loop(), cpu)).clone()
-
-    first = latents()
-    assert first.shape == (16, 4, 16, 16)
-    file = next(tmp_path.glob("*.npy"))
-    made = file.stat().st_mtime_ns
-    assert torch.equal(latents(), first)
-    assert file.stat().st_mtime_ns == made
-    for damaged in (file.read_bytes()[:300], b"no array at all"):
-        file.write_bytes(damaged)
-        assert torch.equal(latents(), first)
-
-
-class Drawn(ShapePictures):
-    def __init__(self, broken: int | None) -> None:
-        super().__init__()
-        self.broken, self.drawn = broken, set[int]()
-
-    def picture(self, index: int) -> NDArray[np.uint8]:
-        if index == self.broken:
-            raise DataError("this picture is broken")
-        self.drawn.add(index)
-        return super().picture(index)
-
-
-def test_latents_go_on_where_they_were_broken_off(tmp_path: Path) -> None:
-    vae, cpu = autoencoder().vae, torch.device("cpu")
-
-    def latents(folder: Path, pictures: Drawn) -> torch.Tensor:
-        return cached_latents(folder, "shapes", pictures, 64, vae, cpu, autocast(loop(), cpu))
-
-    with pytest.raises(DataError, match="this picture is broken"):
-        latents(tmp_path / "broken", Drawn(broken=9))
-    mended, whole = Drawn(broken=None), Drawn(broken=None)
-    assert torch.equal(latents(tmp_path / "broken", mended), latents(tmp_path / "whole", whole))
-    assert mended.drawn == set(range(9, 16))
-    assert whole.drawn == set(range(16))
-    with torch.inference_mode():
-        pixels = torch.stack([to_model(whole.picture(index), 4) for index in range(16)])
-        assert (vae.encode(pixels) - latents(tmp_path / "whole", whole)).abs().max() < 1e-2
-
-
-def test_two_runs_make_the_same_latents_once(tmp_path: Path) -> None:
-    vae, cpu = autoencoder().vae, torch.device("cpu")
-    both = [Drawn(broken=None), Drawn(broken=None)]
-
-    def latents(pictures: Drawn) -> torch.Tensor:
-        return cached_latents(tmp_path, "shapes", pictures, 64, vae, cpu, autocast(loop(), cpu))
-
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(latents, both)
-    assert torch.equal(first, second)
-    assert first.flatten(1).any(dim=1).all()
-    assert sorted(len(pictures.drawn) for pictures in both) == [0, 16]
-
-
 class Numbered(ShapePictures):
     def caption(self, index: int, rng: np.random.Generator) -> str:  # noqa: ARG002
         return f"{index // 8} and {index % 8}"
@@ -206,6 +144,17 @@ def test_figures_of_held_out_pictures_and_the_sheet() -> None:
     assert math.isfinite(first["held_out_loss"])
     assert {f"held_out_loss_q{i}" for i in (1, 2, 3, 4)} < first.keys()
     assert sheet is not None
+
+
+def test_held_out_scenes_weigh_alike_however_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, stage = [], diffusion()
+    stage.held_out = Shown(torch.cat([stage.shown.latents] * 6), np.arange(96) % 16, ShapePictures())
+    for rows in (96, 32, 8):
+        monkeypatch.setattr("stablediff.training.diffusion._CHUNK", rows)
+        with torch.no_grad():
+            whole.append(stage.measure())
+    for part in whole[1:]:
+        assert part == pytest.approx(whole[0], rel=1e-4)
 
 
 def test_what_a_sheet_cannot_draw_is_refused_at_the_start() -> None:
@@ -312,9 +261,17 @@ def test_sizes_that_the_autoencoder_cannot_take_are_not_tuned(folder: Path) -> N
         encode_folder(toy_pipeline(), folder, 60)
 
 
-def test_inpainting_models_are_not_tuned(folder: Path) -> None:
-    pipeline = toy_pipeline(in_channels=9)
-    with pytest.raises(ConfigError, match="choose its base model"):
+@pytest.mark.parametrize(
+    ("unet", "message"),
+    [
+        ({"in_channels": 9}, "made for inpainting, which is not trained here: choose its base model"),
+        ({"in_channels": 8}, "made for editing or scaling up, which is not trained here"),
+        ({"guidance_embedding_dim": 16}, "distilled already: choose its base model"),
+    ],
+)
+def test_models_of_other_kinds_are_not_tuned(folder: Path, unet: dict[str, Any], message: str) -> None:
+    pipeline = toy_pipeline(**unet)
+    with pytest.raises(ConfigError, match=message):
         FinetuneStage(FinetuneConfig(loop=loop()), pipeline, encode_folder(pipeline, folder, 64), None, 64)
 
 

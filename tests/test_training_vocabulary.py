@@ -11,7 +11,9 @@ from stages import ShapePictures, shown
 
 from stablediff.config import CLIPConfig
 from stablediff.errors import ConfigError
+from stablediff.locks import alone_in
 from stablediff.training import building
+from stablediff.training.initialise import new_text_encoder
 from stablediff.training.vocabulary import learn_vocabulary, to_ids
 
 TEXT = CLIPConfig(vocab_size=560, hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, max_length=16)
@@ -74,6 +76,23 @@ def test_a_run_keeps_the_vocabulary_that_it_began_with(tmp_path: Path) -> None:
     assert _ids(tmp_path, seed=1) == began
     with pytest.raises(ConfigError, match="change the config back"):
         _ids(tmp_path, text=replace(TEXT, vocab_size=520))
+
+
+def test_a_run_that_is_at_work_keeps_its_vocabulary(tmp_path: Path) -> None:
+    began = _ids(tmp_path)
+    with alone_in(tmp_path), pytest.raises(ConfigError, match="another run is at work"):
+        _ids(tmp_path, seed=1)
+    (tmp_path / building.STATE).touch()
+    assert _ids(tmp_path) == began
+
+
+def test_weights_begin_as_clips_did() -> None:
+    sizes = {"vocab_size": 100, "eos_token_id": 99, "hidden_size": 128, "intermediate_size": 512}
+    layer = new_text_encoder(CLIPConfig(**sizes, num_layers=2, num_heads=2)).encoder.layers[0]
+    assert layer.self_attn.q_proj.weight.std().item() == pytest.approx(128**-0.5, rel=0.03)
+    assert layer.self_attn.out_proj.weight.std().item() == pytest.approx(128**-0.5 * 4**-0.5, rel=0.03)
+    assert layer.mlp.fc1.weight.std().item() == pytest.approx(256**-0.5, rel=0.03)
+    assert layer.mlp.fc2.weight.std().item() == pytest.approx(128**-0.5 * 4**-0.5, rel=0.03)
 
 
 def _ids_in_group(folder: Path) -> list[list[int]]:

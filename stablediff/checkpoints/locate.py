@@ -11,7 +11,7 @@ ASSETS = Path(__file__).parent.parent / "assets"
 BUNDLED = {"sticker": ASSETS / "sticker"}
 DEFAULT_MODEL = "sticker"
 CLIP_MERGES = ASSETS / "clip" / "merges.txt"
-RESULT = "model"  # where a run of training leaves its model
+STATE, RESULT = "state.safetensors", "model"  # in the folder of a run: what it goes on from, and what came of it
 LORA_FILE = "pytorch_lora_weights.safetensors"  # what diffusers calls it
 
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -121,11 +121,12 @@ def locate_clip(name: str) -> Location:
 
 
 def _only_lora(folder: Path) -> Path:
-    if (folder / LORA_FILE).is_file():
-        return folder / LORA_FILE
+    for place in (folder, *_results(folder)):
+        if (place / LORA_FILE).is_file():
+            return place / LORA_FILE
     if (folder / "model_index.json").is_file():
         raise CheckpointError(f"{folder} is a whole model and no LoRA: give it with --model")
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(file for file in folder.glob("*.safetensors") if file.name != STATE)
     if len(files) != 1:
         found = f"several files ({', '.join(file.name for file in files[:5])})" if files else "no .safetensors file"
         raise CheckpointError(f"{folder} holds {found}: name the file of the LoRA")
@@ -156,7 +157,9 @@ def _folder(path: Path) -> Location:
             return Location(
                 place.resolve().name if name in BUNDLED else name, place
             )  # only the bundled one is called so
-    singles = sorted(p for p in path.iterdir() if p.suffix.lower() in WEIGHT_SUFFIXES)
+        if (place / LORA_FILE).is_file():
+            raise CheckpointError(f"{place} holds a LoRA and no whole model: give it with --lora")
+    singles = sorted(p for p in path.iterdir() if p.suffix.lower() in WEIGHT_SUFFIXES and p.name != STATE)
     if len(singles) == 1 and not (path / "config.json").is_file():
         return _file(singles[0])
     if singles and not (path / "config.json").is_file():

@@ -14,6 +14,7 @@ from torch import nn
 from stablediff.checkpoints import layouts
 from stablediff.checkpoints.fill import Builder
 from stablediff.checkpoints.load import weight_files
+from stablediff.checkpoints.sanity import check_clip, check_vae
 from stablediff.checkpoints.save import (
     clip_settings,
     draft_folder,
@@ -24,7 +25,7 @@ from stablediff.checkpoints.save import (
     write_tokenizer,
     write_weights,
 )
-from stablediff.checkpoints.settings import clip_config, read_settings, vae_config
+from stablediff.checkpoints.settings import clip_config, fitting, read_settings, vae_config
 from stablediff.checkpoints.tensors import open_tensors
 from stablediff.checkpoints.vocabulary import read_tokenizer
 from stablediff.config import VAEConfig
@@ -47,13 +48,19 @@ def load_vae(folder: Path) -> VAE:
 
 def load_vae_config(folder: Path) -> VAEConfig:
     """Raises CheckpointError."""
-    return vae_config(read_settings(_inside(folder, "vae") / "config.json"))
+    own = _inside(folder, "vae")
+    with fitting(own):
+        config = vae_config(read_settings(own / "config.json"))
+        check_vae(config)
+    return config
 
 
 def load_text_encoder(folder: Path) -> tuple[CLIPTextEncoder, Tokenizer]:
     """In float32 on the CPU, ready to learn. Raises CheckpointError."""
     own = _inside(folder, "text_encoder")
-    config = clip_config(read_settings(own / "config.json"), penultimate=False)
+    with fitting(own):
+        config = clip_config(read_settings(own / "config.json"), penultimate=False)
+        check_clip(config)
     encoder: CLIPTextEncoder = _filled(CLIPTextEncoder, config, own)
     return encoder, read_tokenizer(own.parent / "tokenizer", config)
 

@@ -1,8 +1,9 @@
 """The JSON files of a diffusers folder -> our configs. What we cannot draw with is refused here, by name."""
 
+import contextlib
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,7 +49,7 @@ def read_model_config(folder: Path) -> ModelConfig:
             f"{folder} holds a {index.get('_class_name', 'pipeline of an unknown class')}, and only Stable Diffusion "
             "1.x, 2.x and SDXL are supported. Choose one of those."
         )
-    try:
+    with fitting(folder):
         unet = unet_config(read_settings(folder / "unet" / "config.json"))
         vae = vae_config(read_settings(folder / "vae" / "config.json"))
         schedule = schedule_config(read_settings(folder / "scheduler" / "scheduler_config.json"))
@@ -61,6 +62,14 @@ def read_model_config(folder: Path) -> ModelConfig:
         zero = _flag(index, "force_zeros_for_empty_prompt", default=kind == "sdxl")
         config = ModelConfig(kind, text, unet, vae, schedule, zero_empty_negative=zero)
         check_sizes(config)
+    return config
+
+
+@contextlib.contextmanager
+def fitting(folder: Path) -> Iterator[None]:
+    """What goes wrong where settings are read is a CheckpointError."""
+    try:
+        yield
     except KeyError as error:
         raise CheckpointError(
             f"the settings in {folder} do not fit together ({error} is missing): get the model again."
@@ -69,7 +78,6 @@ def read_model_config(folder: Path) -> ModelConfig:
         raise CheckpointError(
             f"the settings in {folder} do not fit together ({str(error)[:200]}): get the model again."
         ) from error
-    return config
 
 
 def _present(index: Settings, name: str) -> bool:

@@ -13,7 +13,6 @@ from PIL import Image
 from stablediff.errors import EvaluationError, RequestError
 from stablediff.generate import generate
 from stablediff.images import open_image
-from stablediff.models.fingerprint import fingerprint
 from stablediff.pipeline import Pipeline
 from stablediff.request import Request
 from stablediff.result import Result
@@ -64,7 +63,7 @@ class ModelArtist:
     def __init__(self, pipeline: Pipeline, folder: Path, settings: Settings | None = None, name: str = "") -> None:
         self.pipeline, self.folder, self.settings = pipeline, folder, settings or Settings()
         self.name = name or pipeline.name
-        self._mark = mark_of(pipeline)
+        self._mark = pipeline.fingerprint()[:16]
         self._seconds = _read_log(folder / _LOG)
 
     def draw(self, prompt: str, seeds: Sequence[int]) -> list[Drawn]:
@@ -97,12 +96,6 @@ class ModelArtist:
         wish = json.dumps([self._mark, asdict(self.settings), prompt, seed])
         slug = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:40]
         return self.folder / f"{slug}-{seed}-{hashlib.sha256(wish.encode()).hexdigest()[:12]}.png"
-
-
-def mark_of(pipeline: Pipeline) -> str:
-    """A hash of all weights, and of how they are run."""
-    weights = fingerprint(*pipeline.text_encoders, pipeline.unet, pipeline.vae)
-    return hashlib.sha256(f"{pipeline.config!r} {weights}".encode()).hexdigest()[:16]
 
 
 def _runs(seeds: Sequence[int]) -> Iterator[tuple[int, int]]:

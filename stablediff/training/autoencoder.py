@@ -64,6 +64,8 @@ class AutoencoderConfig:
         if self.init is not None:
             object.__setattr__(self, "vae", load_vae_config(self.init))
         check_savable_vae(self.vae)
+        if not (self.freeze_encoder or (self.vae.quant_conv and self.vae.post_quant_conv)):
+            raise ConfigError("latents would keep any scale: choose quant_conv and post_quant_conv = true in [vae]")
         cell = self.vae.downscale * (2 if self.equivariance else 1)
         if cell < 1 or self.crop < 16 or self.crop % cell:
             raise ConfigError(f"crop is {self.crop}: choose a multiple of {cell}, and 16 or more")
@@ -164,8 +166,10 @@ class AutoencoderStage(Stage):
         scaling factor, that factor is a part of s.
         """
         quant, post = self.vae.quant_conv, self.vae.post_quant_conv
-        if quant is None or post is None or quant.bias is None or post.bias is None:
-            return
+        assert quant is not None
+        assert post is not None
+        assert quant.bias is not None
+        assert post.bias is not None
         device, size = quant.weight.device, 4 * self.config.crop
         streams = [np.random.default_rng((self.config.loop.seed, 10**9, i)) for i in range(count)]
         means = [

@@ -1,5 +1,6 @@
 """A model from its stages: what the diffusion stage starts with."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,14 @@ import numpy as np
 import torch
 
 from stablediff.checkpoints.fill import LoadReport
+from stablediff.checkpoints.locate import STATE
 from stablediff.checkpoints.parts import load_text_encoder, load_vae, save_tokenizer
 from stablediff.checkpoints.vocabulary import read_tokenizer
 from stablediff.config import CLIPConfig, Kind, ModelConfig
 from stablediff.device import Compute
 from stablediff.errors import CheckpointError, ConfigError
 from stablediff.lexicon import Lexicon, read_lexicon
+from stablediff.locks import alone_in
 from stablediff.models.tokenizer import Tokenizer
 from stablediff.pipeline import Pipeline, load
 from stablediff.request import Request
@@ -23,7 +26,6 @@ from stablediff.training.initialise import new_unet
 from stablediff.training.material import Shown
 from stablediff.training.savable import check_savable
 from stablediff.training.sheets import check_drawable
-from stablediff.training.state import STATE
 from stablediff.training.vocabulary import learn_vocabulary
 
 _CAPTIONS = 50_000  # what a vocabulary is learnt from
@@ -38,6 +40,12 @@ def build_model(config: DiffusionConfig, device: torch.device) -> Pipeline:
     if config.init is not None:
         former = load(config.init, device="cpu", dtype="float32", trainable=True)
         unet = former.unet.requires_grad_(requires_grad=True)
+        predicts, asked = former.config.schedule.prediction_type, config.schedule.prediction_type
+        if predicts != asked:
+            raise ConfigError(
+                f"{config.init} predicts {predicts}, and [schedule] says {asked}: write prediction_type = "
+                f'"{predicts}" there'
+            )
         if config.init_text_encoder:
             encoder, tokenizer, lexicon = former.text_encoders[0], former.tokenizers[0], former.lexicon
         elif encoder.config.hidden_size != unet.config.context_dim:
@@ -70,7 +78,7 @@ def words_of(folder: Path, config: CLIPConfig, shown: Shown) -> tuple[Tokenizer,
     -> it, and the config with its true size. Raises ConfigError if it is larger than the config says.
     """
     kept = folder / "tokenizer"
-    with main_first():
+    with main_first(), alone_in(folder) if is_main() else contextlib.nullcontext():  # another run reads what is there
         if is_main() and not (kept.exists() and (folder / STATE).exists()):
             save_tokenizer(folder, learn_vocabulary(_captions(shown), config.vocab_size, config.max_length))
     try:

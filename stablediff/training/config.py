@@ -123,6 +123,15 @@ def from_table(kind: type[T], table: dict[str, Any], where: str = "") -> T:
     return kind(**values)
 
 
+def _path(text: str, where: str) -> Path:
+    if not text:
+        raise ConfigError(f"{where} is empty: name a file or folder, or leave it away")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{where} is {text}, and there is no such user here: check the name") from error
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, dict):
@@ -152,7 +161,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         except OverflowError as error:
             raise ConfigError(f"{where} is too large: choose a number that a float can hold") from error
     if hint is Path and isinstance(value, str):
-        return Path(value).expanduser()
+        return _path(value, where)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{where} is {value!r}: it must be {getattr(hint, '__name__', hint)}")
     return value

@@ -29,6 +29,8 @@ from stablediff.training.sheets import check_drawable, contact_sheet, sheet_requ
 from stablediff.training.stage import Batch, Stage
 from stablediff.training.vocabulary import to_ids
 
+_MOST_HELD_OUT, _CHUNK = 256, 32  # scenes that are measured, and how many of them at once
+
 
 @dataclass(frozen=True)
 class DiffusionConfig:
@@ -141,14 +143,18 @@ class DiffusionStage(Stage):
         return Conditioning(context, pooled, sizes.expand(len(context), -1))
 
     def measure(self) -> dict[str, float]:
-        """The loss on held-out combinations, always at the same noise."""
-        count = min(len(self.held_out), 256)
+        """The loss on held-out combinations, always at the same noise.
+
+        Each chunk has as many rows as the others, from all of t: the mean over chunks is that over rows.
+        """
+        chunks = max(min(len(self.held_out), _MOST_HELD_OUT) // _CHUNK, 1)
+        count = min(len(self.held_out), chunks * _CHUNK)
         if count == 0:
             return {}
         device = next(self.unet.parameters()).device
         totals: dict[str, list[Tensor]] = {}
-        for start in range(0, count, 32):
-            indices = list(range(start, min(start + 32, count)))
+        for first in range(chunks):
+            indices = list(range(first, count, chunks))
             streams = [np.random.default_rng((1, i)) for i in indices]
             captions = [self.held_out.caption(i, s) for i, s in zip(indices, streams, strict=True)]
             batch = self._noised(self.held_out.latents_of(indices), captions, streams)

@@ -15,6 +15,7 @@ from stablediff.training.distill_config import DistillConfig
 from stablediff.training.follower import Follower
 from stablediff.training.material import Shown
 from stablediff.training.objective import ObjectiveConfig, loss_by_quartile
+from stablediff.training.plain import check_plain
 from stablediff.training.solver import (
     boundary,
     consistency_grid,
@@ -26,15 +27,17 @@ from stablediff.training.solver import (
     to_x0,
 )
 from stablediff.training.stage import Batch
-from stablediff.training.student import as_distilled, make_student, refuse_what_cannot_teach
+from stablediff.training.student import as_distilled, make_student
 from stablediff.training.vocabulary import to_ids
 
 
 class DistillStage(DiffusionStage):
     """Trains a student of `pipeline`, whose own networks stay as they are."""
 
+    phase: Tensor
+
     def __init__(self, config: DistillConfig, pipeline: Pipeline, shown: Shown, held_out: Shown, size: int) -> None:
-        refuse_what_cannot_teach(pipeline)
+        check_plain(pipeline, "distilled")
         scales = config.guidance or (max(pipeline.config.defaults.guidance_scale, 1.0),)
         embedding_dim = config.guidance_embedding_dim if len(scales) == 2 else None
         student = make_student(pipeline.unet, embedding_dim, config.rank, config.loop.seed)
@@ -60,7 +63,8 @@ class DistillStage(DiffusionStage):
         self.grid = consistency_grid(len(self.schedule), config.num_ddim_timesteps, config.skip)
         if config.method == "progressive":
             halved_grid(self.schedule, config.teacher_steps)  # refuses too many
-        self.phase, self._begun = 0, -1.0
+        self.register_buffer("phase", torch.tensor(0))  # how often the teacher was replaced: it is what it was then
+        self._begun = -1.0
 
     def _noised(self, x0: Tensor, captions: list[str], streams: list[np.random.Generator]) -> Batch:
         low, high = self.scales
@@ -80,8 +84,9 @@ class DistillStage(DiffusionStage):
         if self.target is not None:
             self.target.follow(self.unet, self.config.target_decay)
         if isinstance(self.teacher, Follower):
-            before, self.phase = (max(s, 0) * self.config.halvings // self.config.loop.steps for s in (step - 1, step))
-            if self.phase > before:
+            due = step * self.config.halvings // self.config.loop.steps
+            if due > self.phase:
+                self.phase.fill_(due)
                 self.teacher.follow(self.unet, decay=0.0)
 
     def _consistency(self, batch: Batch, told: Conditioning) -> tuple[Tensor, Tensor]:
@@ -99,7 +104,7 @@ class DistillStage(DiffusionStage):
 
     def _progressive(self, batch: Batch, told: Conditioning) -> tuple[Tensor, Tensor]:
         """The student's one step of DDIM and the teacher's two, from and to the same noise levels."""
-        steps, guidance = self.config.teacher_steps >> self.phase, batch["guidance"]
+        steps, guidance = self.config.teacher_steps >> int(self.phase), batch["guidance"]
         grid = halved_grid(self.schedule, steps).to(batch["t"].device)
         n = batch["t"] * (steps // 2) // len(self.schedule)
         start, middle, end = grid[2 * n + 2], grid[2 * n + 1], grid[2 * n]

@@ -14,7 +14,6 @@ from stablediff.checkpoints.lora import save_lora
 from stablediff.errors import ConfigError
 from stablediff.generate import generate
 from stablediff.lexicon import Lexicon
-from stablediff.models.fingerprint import fingerprint
 from stablediff.models.lora import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, attach_lora
 from stablediff.pipeline import Pipeline
 from stablediff.request import Request
@@ -26,6 +25,7 @@ from stablediff.training.diffusion import DiffusionStage
 from stablediff.training.latents import check_size
 from stablediff.training.material import Shown
 from stablediff.training.objective import ObjectiveConfig
+from stablediff.training.plain import check_plain
 from stablediff.training.sheets import sheet_requests
 from stablediff.training.stage import Batch
 
@@ -68,10 +68,7 @@ class FinetuneStage(DiffusionStage):
     def __init__(
         self, config: FinetuneConfig, pipeline: Pipeline, shown: Shown, prior: Shown | None, size: int
     ) -> None:
-        if pipeline.takes_mask:
-            raise ConfigError(
-                f"{pipeline.name} is made for inpainting, which is not trained here: choose its base model"
-            )
+        check_plain(pipeline, "trained")
         super().__init__(
             pipeline,
             shown,
@@ -125,9 +122,8 @@ class FinetuneStage(DiffusionStage):
 
 def draw_prior(pipeline: Pipeline, prompt: str, num: int, size: int, folder: Path) -> Path:
     """Captioned pictures of `prompt` by the model as it is, in a folder below `folder`; what is there is kept."""
-    weights = fingerprint(*pipeline.text_encoders, pipeline.unet, pipeline.vae)
-    wish = hashlib.sha256(repr((weights, prompt, size)).encode()).hexdigest()[:12]
-    folder = folder / wish  # another wish has other pictures, and so have other weights of that name
+    wish = hashlib.sha256(repr((pipeline.fingerprint(), prompt, size)).encode()).hexdigest()[:12]
+    folder = folder / wish  # another wish has other pictures, and so has another model of that name
     folder.mkdir(parents=True, exist_ok=True)
     missing = [seed for seed in range(num) if not (folder / f"{seed:04d}.png").exists()]
     for seed in tqdm(missing, unit="picture", desc="prior", disable=None):

@@ -85,7 +85,7 @@ def initialise_text_encoder(encoder: CLIPTextEncoder) -> None:
     nn.init.normal_(encoder.embeddings.position_embedding.weight, std=0.01)
     for name, module in encoder.encoder.named_modules():
         if isinstance(module, nn.Linear):
-            std = width**-0.5
+            std = (2 * width) ** -0.5 if name.endswith("fc1") else width**-0.5
             if name.endswith(("out_proj", "fc2")):
                 std *= (2 * depth) ** -0.5
             nn.init.normal_(module.weight, std=std)

@@ -32,8 +32,9 @@ def cached_latents(
 ) -> Tensor:
     """(N,L,h,w) float16 of all pictures, `size` pixels wide, from `folder` or made there; a broken run goes on.
 
-    `name` stands for the pictures; the autoencoder's weights are part of the file's name. Of several processes the main
-    one makes them. Raises DataError when the disk has no room, ConfigError for a size that the autoencoder cannot take.
+    `name` stands for the pictures; the autoencoder's weights and settings are part of the file's name. Of several
+    processes the main one makes them.
+    Raises DataError when the disk has no room, ConfigError for a size that the autoencoder cannot take.
     """
     check_size(size, vae)
     with main_first():
@@ -53,7 +54,9 @@ def _cached_latents(
     config = vae.config
     cells = size // config.downscale
     shape = (len(pictures), config.latent_channels, cells, cells)
-    key = hashlib.sha256(f"{name} {shape} {fingerprint(vae)}".encode()).hexdigest()[:16]
+    with copy(precision):
+        narrow = torch.is_autocast_enabled(device.type)
+    key = hashlib.sha256(f"{name} {shape} {config} {narrow} {fingerprint(vae)}".encode()).hexdigest()[:16]
     path, counter = folder / f"latents-{key}.npy", folder / f"latents-{key}.json"
     folder.mkdir(parents=True, exist_ok=True)
     with in_turn(path.with_suffix(".lock")):
@@ -79,6 +82,7 @@ def _make(
             raise DataError(
                 f"{need / 1e9:.1f} GB are needed in {path.parent} for latents, and {free / 1e9:.1f} are free"
             )
+        counter.unlink(missing_ok=True)  # first: it would say of the new file what was true of the former
         path.unlink(missing_ok=True)
     store = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float16, shape)
     if done < len(pictures):

@@ -12,10 +12,11 @@ from types import FrameType
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stablediff.checkpoints.locate import RESULT
+from stablediff.checkpoints.locate import RESULT, STATE
 from stablediff.device import bfloat16_pays
 from stablediff.errors import ConfigError, NumericalError, StableDiffError
 from stablediff.heap import keep_freed_memory
@@ -28,7 +29,7 @@ from stablediff.training.log import Log
 from stablediff.training.memory import checkpoint_activations
 from stablediff.training.optimizers import learning_rate, make_optimizer, set_rate
 from stablediff.training.stage import Batch, Stage
-from stablediff.training.state import STATE, check_result_place, load_state, save_state
+from stablediff.training.state import check_result_place, load_state, save_state
 
 _AHEAD = 3  # batches made while one is computed
 _MOST_BAD_STEPS = 20
@@ -109,10 +110,6 @@ class _Run:
         self.since_log: dict[str, list[Tensor]] = {}
 
     def run(self, minutes: float, stop: "_Flag") -> Outcome:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"cannot write to {self.folder}: {error.strerror}. Choose another --out") from error
         with alone_in(self.folder) if distributed.is_main() else contextlib.nullcontext():
             return self._run(minutes, stop)
 
@@ -170,10 +167,11 @@ class _Run:
         set_rate(self.optimizer, learning_rate(self.step, self.config))
         self.optimizer.zero_grad(set_to_none=True)
         total = len(next(iter(batch.values())))
-        for start in range(0, total, self.micro):
-            part = {name: move(rows[start : start + self.micro], self.device) for name, rows in batch.items()}
-            share = min(self.micro, total - start) / total
-            last = start + self.micro >= total
+        micro = max(self.micro * total // (self.rows.stop - self.rows.start), 1)  # fewer rows are larger ones
+        for start in range(0, total, micro):
+            part = {name: move(rows[start : start + micro], self.device) for name, rows in batch.items()}
+            share = min(micro, total - start) / total
+            last = start + micro >= total
             with self._gradients_sync(last), self.autocast:
                 results = self.forward(part, self.step / self.config.steps)
                 (results["loss"] * share).backward()
@@ -223,7 +221,7 @@ class _Run:
         """Measures, and draws the sheet, with the averaged weights."""
         with self.average.in_place(), distributed.by_parts(self.stage), torch.no_grad():
             self.stage.eval()
-            measured, sheet = self.stage.measure(), self.stage.sheet()
+            measured, sheet = self.stage.measure(), self._sheet(log)
             self.stage.train()
         log.step(self.step, self.config.batch_size, measured)
         if measured:
@@ -234,6 +232,16 @@ class _Run:
                 sheet.save(self.folder / "sheets" / f"{self.step:07d}.png")
             except OSError as error:
                 log.note(f"cannot write the sheet of step {self.step} ({error.strerror or error}): free some space")
+
+    def _sheet(self, log: Log) -> Image.Image | None:
+        """What cannot be drawn, for want of memory say, is no reason to end; but sharded weights must draw together."""
+        try:
+            return self.stage.sheet()
+        except StableDiffError as error:
+            if self.sharded:
+                raise
+            log.note(f"no sheet of step {self.step}: {error}")
+            return None
 
     def _save(self, log: Log, seconds: float, *, must: bool) -> None:
         """A bad step is no reason to save nothing, because it leaves the weights as they were."""
@@ -286,7 +294,10 @@ def _stop_asked() -> Iterator[_Flag]:
 
 def uses_bfloat16(config: LoopConfig, device: torch.device) -> bool:
     """As the config says, or where the device computes it faster."""
-    can = device.type == "cuda" or (device.type == "cpu" and bfloat16_pays())
+    if device.type == "cuda":  # older ones emulate it, slowly
+        can = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        can = device.type == "cpu" and bfloat16_pays()
     return config.precision == "bfloat16" or (config.precision == "auto" and can)
 
 

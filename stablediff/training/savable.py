@@ -52,6 +52,8 @@ def check_savable_text_encoder(config: CLIPConfig) -> None:
 def check_savable_unet(config: UNetConfig) -> None:
     if config.added_conditioning == "text_time":
         raise ConfigError("unet.added_conditioning is text_time, which takes SDXL's two encoders: choose text or none")
+    if config.guidance_embedding_dim is not None:
+        raise ConfigError("unet.guidance_embedding_dim is learnt by distillation alone: leave it away")
     _check("unet", config, check_unet, lambda: unet_config(unet_settings(config)))
 
 

@@ -14,13 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn, optim
 
-from stablediff.checkpoints.locate import RESULT
+from stablediff.checkpoints.locate import RESULT, STATE
 from stablediff.errors import ConfigError
 from stablediff.files import DRAFT
 from stablediff.training.average import Average
 from stablediff.training.distributed import is_main, like, whole
-
-STATE = "state.safetensors"
 
 
 def check_result_place(place: Path) -> None:
@@ -83,14 +81,15 @@ def load_state(folder: Path, module: nn.Module, average: Average, optimizer: opt
                     f"{path} has the memory of {metadata['optimizer']}, not of {_name(optimizer)}: change the config "
                     "back, or choose another folder"
                 )
-            expected = {f"weights.{name}" for name in average.parameters}
-            if {name for name in names if name.startswith("weights.")} != expected:
+            buffers = dict(module.named_buffers())
+            expected = {f"weights.{name}" for name in average.parameters} | {f"buffers.{name}" for name in buffers}
+            if {name for name in names if name.startswith(("weights.", "buffers."))} != expected:
                 raise ConfigError(f"{path} belongs to other networks: change the config back, or choose another folder")
             for name, parameter in average.parameters.items():
                 _fill(parameter, file.get_tensor(f"weights.{name}"), path, name)
                 _fill(average.values[name], file.get_tensor(f"average.{name}"), path, name)
-            for name, buffer in module.named_buffers():
-                buffer.copy_(file.get_tensor(f"buffers.{name}"))
+            for name, buffer in buffers.items():
+                _fill(buffer, file.get_tensor(f"buffers.{name}"), path, name)
             by_parameter: dict[str, dict[str, Any]] = {}
             for name in sorted(names):
                 if name.startswith("optimizer."):
@@ -98,10 +97,17 @@ def load_state(folder: Path, module: nn.Module, average: Average, optimizer: opt
                     by_parameter.setdefault(parameter_name, {})[key] = file.get_tensor(name)
         for name, memory in by_parameter.items():
             parameter = average.parameters[name]
-            optimizer.state[parameter] = {key: like(value, parameter) for key, value in memory.items()}
+            optimizer.state[parameter] = {key: _placed(value, parameter, optimizer) for key, value in memory.items()}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"cannot read {path} ({error}): remove it to start this run anew") from error
     return step, seconds
+
+
+def _placed(value: Tensor, parameter: Tensor, optimizer: optim.Optimizer) -> Tensor:
+    """A moment lies as its parameter does. A counter is on the CPU, or with a fused optimiser beside the weights."""
+    if value.ndim == 0 and optimizer.defaults.get("fused"):
+        return value.to(parameter.device)
+    return like(value, parameter)
 
 
 def _name(optimizer: optim.Optimizer) -> str:

@@ -7,26 +7,12 @@ import torch
 from torch import nn
 
 from stablediff.config import ModelConfig
-from stablediff.errors import ConfigError
 from stablediff.models.lora import ATTENTION, CONVOLUTIONS, FEED_FORWARD, attach_lora
 from stablediff.models.unet import UNet
-from stablediff.pipeline import Pipeline
 
 # Of every residual block and transformer, as LCM-LoRA has it (Luo et al. 2023, arXiv:2311.05556).
 _TARGETS = (*ATTENTION, *FEED_FORWARD, *CONVOLUTIONS, "time_emb_proj")
 LOADED_GUIDANCE = 8.0  # what `load` suggests for a model that takes its guidance scale as an input
-
-
-def refuse_what_cannot_teach(pipeline: Pipeline) -> None:
-    """Raises ConfigError."""
-    unet = pipeline.config.unet
-    if unet.in_channels != pipeline.config.vae.latent_channels:
-        what = "inpainting" if pipeline.takes_mask else "editing or scaling up"
-        raise ConfigError(f"{pipeline.name} is made for {what}, which is not distilled here: choose its base model")
-    if unet.guidance_embedding_dim is not None:
-        raise ConfigError(
-            f"{pipeline.name} takes its guidance scale as an input, so it is distilled already: choose its base model"
-        )
 
 
 def make_student(teacher: UNet, embedding_dim: int | None, rank: int, seed: int) -> UNet:
