@@ -103,7 +103,7 @@ class Pipeline:
         return read_things(self.report.path, language) if self.name in BUNDLED else []
 
     def fingerprint(self) -> str:
-        """A hash of all weights, and of how they are run."""
+        """A hash of all weights, and of the settings that say what they are."""
         weights = fingerprint(*self.text_encoders, self.unet, self.vae)
         return hashlib.sha256(f"{self.config!r} {weights}".encode()).hexdigest()
 

@@ -8,8 +8,8 @@ import pytest
 from icon_packages import SETS, write_packages
 
 from stablediff.errors import DataError
-from stablediff.training.data import Icons, Item, Scene, cache, caption, declension
-from stablediff.training.data.declension import GENITIVE, INSTRUMENTAL, counted, declined
+from stablediff.training.data import Icons, Item, Scene, cache, caption, dictionary
+from stablediff.training.data.declension import GENITIVE, INSTRUMENTAL, beside, counted, declined
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,10 @@ from stablediff.training.data.declension import GENITIVE, INSTRUMENTAL, counted,
         ("синяя рыба", "две синие рыбы", "четыре синие рыбы", "синей рыбы", "синей рыбой"),
         ("рыба синего цвета", "две рыбы синего цвета", "четыре рыбы синего цвета", "рыбы синего цвета", None),
         ("самолет", "два самолета", "четыре самолета", "самолета", "самолетом"),
+        ("пожарный", "два пожарных", "четыре пожарных", "пожарного", "пожарным"),
+        ("мороженое", "два мороженых", "четыре мороженых", "мороженого", "мороженым"),
+        ("герой", "два героя", "четыре героя", "героя", "героем"),
+        ("змея", "две змеи", "четыре змеи", "змеи", "змеей"),
         ("леденец", "два леденца", "четыре леденца", "леденца", "леденцом"),
         ("плюшевый мишка", "два плюшевых мишки", "четыре плюшевых мишки", "плюшевого мишки", "плюшевым мишкой"),
         ("морда белого медведя", "две морды белого медведя", None, "морды белого медведя", None),
@@ -40,6 +44,21 @@ def test_names_are_declined(name: str, two: str, four: str | None, of: str, by: 
 )
 def test_what_may_go_wrong_is_left_alone(name: str):
     assert (counted(name, 2), declined(name, GENITIVE), declined(name, INSTRUMENTAL)) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "with_it"),
+    [
+        ("кот", "с котом"),
+        ("слон", "со слоном"),
+        ("щит", "со щитом"),
+        ("лев", "со львом"),
+        ("сумка", "с сумкой"),
+        ("очки", None),
+    ],
+)
+def test_a_preposition_is_said_as_it_can_be(name: str, with_it: str | None):
+    assert beside(name) == with_it
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +95,7 @@ def test_captions_say_places_from_either_side(icons: Icons):
 
 
 def test_without_the_dictionary_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    declension._dictionary.cache_clear()
+    dictionary._dictionary.cache_clear()
     monkeypatch.setitem(sys.modules, "pymorphy3", None)
     with pytest.raises(DataError, match=r"pymorphy3 is needed for Russian captions: run make train"):
         declined("кит", GENITIVE)

@@ -174,7 +174,7 @@ def test_other_reports_and_the_whole(world: World, tmp_path: Path) -> None:
     text = path.read_text()
     assert text.index("Is it better than others?") < text.index("What does quality cost?")
     found = json.loads((tmp_path / "others.json").read_text())["figures"]["groups"]["single object"]
-    assert list(found) == ["toy", "one step", "nearest caption", "retrieve and paste"]
+    assert list(found) == ["toy", "one step", "nearest icon", "retrieve and paste"]
     assert found["retrieve and paste"]["score"]["value"] == 1  # random weights are worse, and it says by how much
     assert found["retrieve and paste"]["ours_minus_theirs"]["high"] < 0
     cost = json.loads((tmp_path / "cost.json").read_text())["figures"]
@@ -286,7 +286,7 @@ def test_the_front_and_the_choice() -> None:
     right = torch.tensor([1.0, 1, 1, 0] * 10, dtype=torch.float64)
 
     def found(steps: int, values: torch.Tensor, cost: float) -> tuple[Settings, Answers, float]:
-        return replace(Settings(), num_steps=steps), Answers([], values, 0.0), cost
+        return replace(Settings(), num_steps=steps), Answers([], values, torch.arange(len(values)), 0.0), cost
 
     best, bad, equal = found(50, right, 5.0), found(4, right * 0, 1.0), found(20, right.clone(), 2.0)
     assert choose([best, bad, equal]).num_steps == 20
@@ -296,9 +296,12 @@ def test_the_front_and_the_choice() -> None:
 def test_what_is_all_right_or_all_wrong_has_an_interval_too() -> None:
     """Drawing from equal answers would give no width, and certainty that nobody has."""
     for right in (0.0, 1.0):
-        answers = Answers([], torch.full((20,), right, dtype=torch.float64), 0.0)
+        answers = Answers([], torch.full((20,), right, dtype=torch.float64), torch.arange(10), 0.0)
         interval = interval_of(answers, range(10), 2)
         assert interval == proportion_interval(int(10 * right), 10)
         assert 0.2 < interval.high - interval.low < 0.4
-    mixed = Answers([], torch.tensor([1.0, 0.0] * 10, dtype=torch.float64), 0.0)
-    assert interval_of(mixed, range(10), 2) == mean_interval(mixed.right, torch.arange(10).repeat_interleave(2))
+    values = torch.tensor([1.0, 0.0] * 10, dtype=torch.float64)
+    mixed = Answers([], values, torch.arange(10), 0.0)
+    assert interval_of(mixed, range(10), 2) == mean_interval(values, torch.arange(10).repeat_interleave(2))
+    twice = Answers([], values, torch.arange(10) % 5, 0.0)  # five prompts that stand in two tasks
+    assert interval_of(twice, range(10), 2) == mean_interval(values, (torch.arange(10) % 5).repeat_interleave(2))

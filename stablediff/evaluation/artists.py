@@ -63,7 +63,8 @@ class ModelArtist:
     def __init__(self, pipeline: Pipeline, folder: Path, settings: Settings | None = None, name: str = "") -> None:
         self.pipeline, self.folder, self.settings = pipeline, folder, settings or Settings()
         self.name = name or pipeline.name
-        self._mark = pipeline.fingerprint()[:16]
+        compute = pipeline.compute  # seconds are of a device, and pictures differ a little between precisions
+        self._mark = f"{pipeline.fingerprint()[:16]} {compute.device.type} {compute.name}"
         self._seconds = _read_log(folder / _LOG)
 
     def draw(self, prompt: str, seeds: Sequence[int]) -> list[Drawn]:

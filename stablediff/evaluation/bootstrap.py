@@ -84,6 +84,19 @@ def proportion_interval(successes: int, trials: int, level: float = 0.95) -> Int
     return Interval(share, low, high)
 
 
+def grouped_interval(right: Tensor, groups: Tensor) -> Interval:
+    """The share that is right of (N,), over groups (N,): what is of one prompt, or of one thing, is drawn together.
+
+    Where the bootstrap has no width, of one group or of what is all the same, the interval is still one.
+    """
+    num_groups = groups.unique().numel()
+    if num_groups < 2:  # nothing to draw from
+        return Interval(right.mean().item(), 0.0, 1.0)
+    if right.unique().numel() == 1:  # drawing from what is all the same tells nothing
+        return proportion_interval(int(right[0]) * num_groups, num_groups)
+    return mean_interval(right, groups)
+
+
 def _sums_of_groups(values: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     """Sum and count of each group, (G,) twice."""
     if groups.ndim != 1 or groups.is_floating_point():

@@ -17,7 +17,7 @@ from stablediff.evaluation.inception import inception_features
 from stablediff.evaluation.judge.command import add_judge
 from stablediff.evaluation.judge.files import BUNDLED_JUDGE, load_judge
 from stablediff.evaluation.prompts import TASKS, make_prompts
-from stablediff.evaluation.reports.cost import Grid, report_cost
+from stablediff.evaluation.reports.cost import Grid, report_cost, some_of_each
 from stablediff.evaluation.reports.distribution import halves, report_distribution
 from stablediff.evaluation.reports.folder import report_folder
 from stablediff.evaluation.reports.memorisation import check_memorisation, report_memorisation
@@ -240,10 +240,12 @@ def _all(setting: Setting, arguments: argparse.Namespace) -> Path:
     """What the later ones would refuse is refused before the first."""
     halves(setting, arguments.limit)
     _grid(arguments).settings()
+    some_of_each(setting.prompts, arguments.cost_per_task)
+    inception = _inception(arguments, setting.pipeline)
     models = _models(setting, arguments)
     check_drawn(setting, models)
     report_prompts(setting)
-    _distribution(setting, arguments)
+    report_distribution(setting, arguments.limit, inception)
     try:
         check_memorisation(setting)
         report_memorisation(setting)

@@ -1,7 +1,7 @@
 """What a model is asked: tasks as in GenEval (Ghosh et al. 2023, arXiv:2310.11513), from what its training held out.
 
-Level 0 has nothing new, level 1 one new combination (a thing in that style, a thing in that colour, two things so
-placed), level 2 two of them.
+Of level 0 nothing was held out, level 1 has one combination that was (a thing in that style, a thing in that colour,
+two things so placed), level 2 two of them.
 """
 
 from collections import defaultdict
@@ -14,9 +14,9 @@ import numpy as np
 from stablediff.errors import EvaluationError
 from stablediff.evaluation.judge.scenes import can_be_painted
 from stablediff.evaluation.phrasing import phrase
-from stablediff.training.data.colours import COLOURS, colours_of, recolour
+from stablediff.training.data.colours import COLOURS, colours_of
 from stablediff.training.data.icons import Icon, Icons
-from stablediff.training.data.scenes import ALONE, HALF, PLACES, UPRIGHT, Item, Scene
+from stablediff.training.data.scenes import ALONE, HALF, PLACES, UPRIGHT, Item, Scene, render_scene
 from stablediff.training.data.split import Split
 from stablediff.training.data.words import without_colour
 
@@ -126,10 +126,11 @@ class _Maker:
         colours = self._colours(icon, new=new_colour)
         return (icon, _pick(colours, rng)) if colours else None
 
-    def takes(self, icon: Icon, colour: str) -> bool:
-        """Whether it has that colour when it is painted in it: dark things hardly take a light one."""
-        painted = recolour(self.world.icons.picture(icon.index), colour)
-        return colours_of(painted, most=1) == (colour,)
+    def takes(self, icon: Icon, colour: str, side: float) -> bool:
+        """Whether it has that colour when it is painted in it: dark things hardly take a light one, and of a thin one
+        the outlines of its style leave little."""
+        scene = Scene(icon.style, (Item(icon.thing, 0.5, 0.5, side, colour),), "colour")
+        return colours_of(render_scene(scene, self.world.icons), most=1) == (colour,)
 
     def pair(self, rng: np.random.Generator, level: int, *, painted: bool) -> Scene | None:
         first = self.icon(rng, new=level == 2 and not painted)
@@ -149,7 +150,7 @@ class _Maker:
                 if not options:
                     return None
                 colours[i] = _pick(options, rng)
-                if not self.takes(icon, colours[i] or ""):
+                if not self.takes(icon, colours[i] or "", HALF):
                     return None
         upright = rng.random() < 0.5
         items = tuple(
@@ -210,7 +211,7 @@ def _colour(maker: _Maker, rng: np.random.Generator, level: int) -> Scene | None
     if found is None:
         return None
     icon, colour = found
-    if not maker.takes(icon, colour):
+    if not maker.takes(icon, colour, ALONE):
         return None
     return Scene(icon.style, (Item(icon.thing, 0.5, 0.5, ALONE, colour),), "colour")
 

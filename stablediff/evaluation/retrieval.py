@@ -1,8 +1,9 @@
-"""What no model is needed for: the training picture whose caption is nearest, and several of them pasted together.
+"""What no model is needed for: the icon whose caption is nearest, and several icons pasted together.
 
 A model that is worth its training is better than both at what was held out from it.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from stablediff.errors import EvaluationError
 from stablediff.evaluation.artists import Drawn
 from stablediff.evaluation.prompts import World
 from stablediff.images import save_png
-from stablediff.training.data.scenes import ALONE, HALF, PLACES, UPRIGHT, Item, Scene, render_scene
+from stablediff.training.data.scenes import ALONE, HALF, PLACES, UPRIGHT, Item, Scene, render_scene, scenes_mark
 from stablediff.training.data.words import NUMBERS, plural
 
 _WORD = re.compile(r"\w+")
@@ -22,9 +23,9 @@ _PLACES = {1: ((0.5, 0.5),), **PLACES}
 
 
 class Retrieval:
-    """Looks up the caption that shares most words, relative to all words of both (Jaccard), and shows its picture."""
+    """Looks up the icon whose caption shares most words, relative to all words of both (Jaccard), and shows it."""
 
-    name = "nearest caption"
+    name = "nearest icon"
 
     def __init__(self, world: World, folder: Path, size: int = 256) -> None:
         self.world, self.folder, self.size = world, folder / self.name.replace(" ", "-"), size
@@ -45,9 +46,11 @@ class Retrieval:
 
     def draw(self, prompt: str, seeds: Sequence[int]) -> list[Drawn]:
         """Every seed gets the same picture."""
-        path = self.folder / f"{re.sub(r'[^0-9a-z]+', '-', prompt.lower()).strip('-')[:120]}.png"
+        scene = self.scene(prompt)
+        mark = hashlib.sha256(f"{scenes_mark([scene], self.world.icons)} {self.size}".encode()).hexdigest()[:12]
+        path = self.folder / f"{re.sub(r'[^0-9a-z]+', '-', prompt.lower()).strip('-')[:100]}-{mark}.png"
         if not path.is_file():
-            picture = render_scene(self.scene(prompt), self.world.icons, self.size)
+            picture = render_scene(scene, self.world.icons, self.size)
             save_png(Image.fromarray(picture), path, prompt)
         return [Drawn(path, 0.0)] * len(seeds)
 

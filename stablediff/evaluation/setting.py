@@ -97,6 +97,14 @@ def draw_all(artist: Artist, texts: Sequence[str], seeds: Sequence[int], what: s
     return drawn, sum(one.seconds for one in drawn)
 
 
+def draw_each(artist: Artist, texts: Sequence[str]) -> list[Drawn]:
+    """One picture for each text, with a seed of its own: many pictures from one noise are less than a sample."""
+    drawn: list[Drawn] = []
+    for seed, text in enumerate(progress(texts, f"{artist.name}: drawing")):
+        drawn += artist.draw(text, [seed])
+    return drawn
+
+
 def progress(items: Sequence[T], what: str, each: int = 1) -> Iterator[T]:
     """A bar that counts `each` pictures an item."""
     with tqdm(total=each * len(items), desc=what, unit="picture", disable=None, dynamic_ncols=True) as bar:

@@ -16,9 +16,9 @@ from stablediff.training.data.folder import FolderPictures
 from stablediff.training.data.icons import RECORDS, Icon, Icons
 from stablediff.training.data.pictures import IconScenes, Pictures
 from stablediff.training.data.render import SIZE
-from stablediff.training.data.scenes import ALONE, Item, Scene, SceneRecipe, render_scene
+from stablediff.training.data.scenes import ALONE, Item, Scene, SceneRecipe, render_scene, scenes_mark
 from stablediff.training.data.split import Split, read_split
-from stablediff.training.data.styles import block_side, drawing_of, drawn_in
+from stablediff.training.data.styles import block_side, drawn_in
 from stablediff.training.latents import cached_latents
 
 _HELD_OUT = 64  # pictures that an autoencoder is measured on
@@ -103,11 +103,7 @@ class _Scenes:
         return f"{scene.items[0].thing}, {scene.style} style"
 
     def name(self) -> str:
-        """Changes when a scene does, the icon that is drawn for a thing, or how a style draws it."""
-        found = (self.icons.find(item.thing, scene.style) for scene in self.scenes for item in scene.items)
-        sources = sorted({f"{icon.thing}: {icon.source}" for icon in found if icon is not None})
-        drawings = {style: drawing_of(style) for style in sorted({scene.style for scene in self.scenes})}
-        return f"{self.scenes!r} {sources} {drawings}"
+        return scenes_mark(self.scenes, self.icons)
 
 
 def is_icons(data: Path) -> bool:

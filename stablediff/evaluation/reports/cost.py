@@ -39,7 +39,7 @@ class Grid:
 
 def report_cost(setting: Setting, grid: Grid, per_task: int = 3) -> Path:
     """Draws `per_task` prompts of each task with the first seed. Writes cost.json and its section. -> the report."""
-    prompts, wishes = _some(setting.prompts, per_task), grid.settings()
+    prompts, wishes = some_of_each(setting.prompts, per_task), grid.settings()
     found: list[tuple[Settings, Answers, float]] = []
     for wish in wishes:
         name = label(wish)
@@ -96,7 +96,8 @@ def label(wish: Settings) -> str:
     return f"{wish.sampler}, {wish.num_steps} steps, guidance {wish.guidance_scale:g}"
 
 
-def _some(prompts: Sequence[Prompt], per_task: int) -> list[Prompt]:
+def some_of_each(prompts: Sequence[Prompt], per_task: int) -> list[Prompt]:
+    """The first of each task. Raises EvaluationError if they are too few to compare settings by."""
     tasks = dict.fromkeys(prompt.task for prompt in prompts)
     chosen = [p for task in tasks for p in [p for p in prompts if p.task == task][:per_task]]
     if len(chosen) < 2:

@@ -20,7 +20,7 @@ from stablediff.evaluation.frechet import frechet_distance
 from stablediff.evaluation.kernel import kernel_distance
 from stablediff.evaluation.neighbours import compare_manifolds
 from stablediff.evaluation.phrasing import phrase
-from stablediff.evaluation.setting import Setting, draw_all, progress, table, write_section
+from stablediff.evaluation.setting import Setting, draw_each, progress, table, write_section
 from stablediff.images import to_images, to_pixels
 from stablediff.pipeline import Pipeline
 from stablediff.training.data.scenes import ALONE, Item, Scene, render_scene
@@ -55,7 +55,8 @@ def distances(real: Tensor, fake: Tensor, seed: int = 0) -> dict[str, float]:
 def report_distribution(setting: Setting, limit: int = 400, inception: Embed | None = None) -> Path:
     """Draws at most `limit` pictures, one a caption. Writes distribution.json and its section. -> the report."""
     reference, shown = halves(setting, limit)
-    drawn, seconds = draw_all(setting.artist, [phrase(scene) for scene in shown], setting.seeds[:1])
+    drawn = draw_each(setting.artist, [phrase(scene) for scene in shown])
+    seconds = sum(one.seconds for one in drawn)
     ways = {"judge": judge_features(setting.judge), "random": random_features}
     if inception is not None:
         ways["inception"] = inception

@@ -1,6 +1,6 @@
 """Report 7: any model against a folder of real pictures with captions. It needs no judge and no icons."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,14 @@ from PIL import Image
 
 from stablediff.checkpoints.clip_model import ClipModel
 from stablediff.errors import EvaluationError, RequestError
-from stablediff.evaluation.artists import Drawn, ModelArtist
+from stablediff.evaluation.artists import ModelArtist
 from stablediff.evaluation.clip import image_features, text_features
 from stablediff.evaluation.features import Embed, random_features
 from stablediff.evaluation.frechet import frechet_distance
 from stablediff.evaluation.kernel import cmmd
 from stablediff.evaluation.reports.distribution import FIGURES, distances, through_autoencoder
 from stablediff.evaluation.reports.text import score_table, text_scores
-from stablediff.evaluation.setting import as_figures, progress, table, write_section
+from stablediff.evaluation.setting import as_figures, draw_each, progress, table, write_section
 from stablediff.evaluation.sheets import labelled_sheet, save_sheet
 from stablediff.pipeline import Pipeline
 from stablediff.request import Request
@@ -44,17 +44,13 @@ def report_folder(
         raise EvaluationError(
             f"{pictures} has {count} pictures with captions to compare with, and {_LEAST} are needed: add some"
         )
-    captions = _captions(folder, count)
-    drawn: list[Drawn] = []
-    seconds = 0.0
-    artist = ModelArtist(pipeline, out / "pictures")
-    for i, caption in enumerate(progress(captions, f"{pipeline.name}: drawing")):
-        (one,) = artist.draw(caption, [i])  # a seed of its own each: equal captions get different pictures
-        drawn.append(one)
-        seconds += one.seconds
+    chosen = np.random.default_rng(0).permutation(len(folder))[:count].tolist()  # names often go by what is shown
+    captions = _captions(folder, chosen)
+    drawn = draw_each(ModelArtist(pipeline, out / "pictures"), captions)
+    seconds = sum(one.seconds for one in drawn)
 
-    def real() -> Iterator[Image.Image]:
-        return (Image.fromarray(folder.picture(i)) for i in range(count))
+    def real(numbers: Iterable[int] = range(count)) -> Iterator[Image.Image]:
+        return (Image.fromarray(folder.picture(chosen[i])) for i in numbers)
 
     def fake() -> Iterator[Image.Image]:
         return (one.open() for one in drawn)
@@ -76,28 +72,33 @@ def report_folder(
         lines += ["", f"CMMD to the real pictures: {figures['CMMD']:.3f}."]
     else:
         own, theirs = random_features(fake()), random_features(real())
-    decoded = (through_autoencoder(pipeline, picture) for picture in progress(list(real()), "through the autoencoder"))
-    floor = image_features(clip, decoded) if clip is not None else random_features(decoded)
-    sets = {"the same through the autoencoder": distances(theirs, floor), pipeline.name: distances(theirs, own)}
     half = count // 2
-    if half >= _LEAST:
-        sets = {"half of them against the other half": distances(theirs[:half], theirs[half : 2 * half]), **sets}
-    figures["distances"] = sets
-    features = "that CLIP's features" if clip is not None else "random convolutions (name a CLIP with --clip for more)"
-    rows = [[what, *(f"{value:.3g}" for value in values.values())] for what, values in sets.items()]
-    lines += ["", f"**Distances by {features}**", "", *table(["", *FIGURES], rows), ""]
+    if half >= _LEAST:  # the floors are of other pictures than the reference, as those that are drawn are
+        others = progress(range(half, 2 * half), "through the autoencoder")
+        decoded = (through_autoencoder(pipeline, picture) for picture in real(others))
+        floor = image_features(clip, decoded) if clip is not None else random_features(decoded)
+        sides = f"{half} pictures a side"
+        sets = {"real pictures": theirs[half : 2 * half], "the same through the autoencoder": floor}
+        sets, reference = {**sets, pipeline.name: own[half : 2 * half]}, theirs[:half]
+    else:
+        sides = f"{count} pictures a side, which are too few to say how far real ones are from each other"
+        sets, reference = {pipeline.name: own}, theirs
+    figures["distances"] = {what: distances(reference, features) for what, features in sets.items()}
+    way = "that CLIP's features" if clip is not None else "random convolutions (name a CLIP with --clip for more)"
+    rows = [[what, *(f"{value:.3g}" for value in values.values())] for what, values in figures["distances"].items()]
+    lines += ["", f"**Distances to real pictures by {way}**, {sides}", "", *table(["", *FIGURES], rows), ""]
     if inception is not None:
         figures["FID"] = frechet_distance(inception(real()), inception(fake()))
         lines += [f"FID of {count} pictures: {figures['FID']:.2f}. It compares with FIDs of as many pictures only.", ""]
-    shown = [(captions[i], [Image.fromarray(folder.picture(i)), drawn[i].open()]) for i in range(_SHOWN)]
+    shown = [(captions[i], [*real([i]), drawn[i].open()]) for i in range(_SHOWN)]
     lines += ["Real, and drawn:", "", save_sheet(labelled_sheet(shown), out, "folder")]
     return write_section(out, "folder", "Against a folder of real pictures", lines, figures)
 
 
-def _captions(folder: FolderPictures, count: int) -> list[str]:
+def _captions(folder: FolderPictures, chosen: Sequence[int]) -> list[str]:
     """One of each picture's. Raises EvaluationError for one that cannot be drawn, before any is."""
-    captions = [folder.caption(i, np.random.default_rng(i)) for i in range(count)]
-    for i, caption in enumerate(captions):
+    captions = [folder.caption(i, np.random.default_rng(i)) for i in chosen]
+    for i, caption in zip(chosen, captions, strict=True):
         try:
             Request(prompt=caption)
         except RequestError as error:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from stablediff.errors import EvaluationError
-from stablediff.evaluation.bootstrap import proportion_interval
+from stablediff.evaluation.bootstrap import grouped_interval
 from stablediff.evaluation.judge.verdict import judge_pictures
 from stablediff.evaluation.neighbours import memorisation_threshold, nearest
 from stablediff.evaluation.setting import Setting, as_figures, draw_all, percent, progress, write_section
@@ -39,8 +39,8 @@ def report_memorisation(setting: Setting, false_positives: float = 0.05) -> Path
     _, features = judge_pictures(setting.judge, (one.open() for one in drawn))
     found = nearest(features, learnt_features, min(_NEIGHBOURS, len(learnt)))
     by_heart = found.distance[:, 0] < threshold
-    share = proportion_interval(int(by_heart.sum()), len(drawn))
     each = len(setting.seeds)
+    share = grouped_interval(by_heart.double(), torch.arange(len(drawn)) // each)
     seen = torch.tensor([prompts[i // each].level == 0 for i in range(len(drawn))])
     nearest_first = found.distance[:, 0].argsort()[:_SHOWN].tolist()
     rows = [

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from stablediff.evaluation.artists import Artist
-from stablediff.evaluation.bootstrap import Interval, difference_interval
+from stablediff.evaluation.bootstrap import Interval, difference_interval, grouped_interval
 from stablediff.evaluation.elsewhere import FolderArtist, write_wishes
 from stablediff.evaluation.reports.prompts import Answers, admitted_tasks, answer, interval_of, numbers_of
 from stablediff.evaluation.retrieval import Paste, Retrieval
@@ -50,8 +50,8 @@ def report_others(setting: Setting, models: Sequence[Artist] = ()) -> Path:
     lines = [
         f"{len(prompts)} prompts, {each} seeds each, the same for all. Scores with their 95 % intervals over prompts; "
         "behind those of others, in points, how far ours is above them (pairs of pictures of one prompt and seed). "
-        "Tasks in brackets are not admitted. `nearest caption` shows the training picture whose caption is nearest, "
-        "`retrieve and paste` puts the named things together from such pictures.",
+        "Tasks in brackets are not admitted. `nearest icon` shows the single icon whose caption is nearest, "
+        "`retrieve and paste` puts the named things together from such icons, as they are.",
         "",
         *table(["task", *answers], rows),
         "",
@@ -72,8 +72,13 @@ def check_drawn(setting: Setting, models: Sequence[Artist]) -> None:
 
 
 def _gap(ours: Answers, theirs: Answers, chosen: Sequence[int], each: int) -> Interval:
+    """Where all pairs differ alike, as wide as both scores are."""
     right, groups = ours.of(chosen, each)
-    return difference_interval(right, theirs.of(chosen, each)[0], groups)
+    other, _ = theirs.of(chosen, each)
+    if groups.unique().numel() > 1 and (right - other).unique().numel() > 1:
+        return difference_interval(right, other, groups)
+    one, two = grouped_interval(right, groups), grouped_interval(other, groups)
+    return Interval(one.value - two.value, one.low - two.high, one.high - two.low)
 
 
 def _signed(value: float) -> str:

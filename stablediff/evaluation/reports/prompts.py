@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stablediff.errors import EvaluationError
 from stablediff.evaluation.artists import Artist, Drawn
-from stablediff.evaluation.bootstrap import Interval, mean_interval, proportion_interval
+from stablediff.evaluation.bootstrap import Interval, grouped_interval
 from stablediff.evaluation.judge.network import Judge
 from stablediff.evaluation.judge.verdict import judge_pictures
 from stablediff.evaluation.prompts import Prompt
@@ -24,16 +24,20 @@ _REAL = 4  # real composites a prompt
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """One artist's pictures for all prompts, `each` a prompt, and which of them are right (N,) float64."""
+    """One artist's pictures for all prompts, `each` a prompt, and which of them are right (N,) float64.
+
+    `groups` (P,) has a number for each prompt: those of two tasks with the same text have the same pictures.
+    """
 
     drawn: list[Drawn]
     right: Tensor
+    groups: Tensor
     seconds: float
 
     def of(self, chosen: Sequence[int], each: int) -> tuple[Tensor, Tensor]:
-        """For the prompts with these numbers: right (M,), and the number of its prompt for each (M,)."""
+        """For the prompts with these numbers: right (M,), and the group of each (M,)."""
         rows = torch.tensor([i * each + copy for i in chosen for copy in range(each)], dtype=torch.int64)
-        return self.right[rows], rows // each
+        return self.right[rows], self.groups[rows // each]
 
 
 def answer(artist: Artist, judge: Judge, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Answers:
@@ -46,7 +50,9 @@ def answer(artist: Artist, judge: Judge, prompts: Sequence[Prompt], seeds: Seque
         )
     verdicts, _ = judge_pictures(judge, (one.open() for one in drawn))
     right = [is_right(prompts[i // each], verdict) for i, verdict in enumerate(verdicts)]
-    return Answers(drawn, torch.tensor(right, dtype=torch.float64), seconds)
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(prompt.text for prompt in prompts))}
+    groups = torch.tensor([numbers[prompt.text] for prompt in prompts])
+    return Answers(drawn, torch.tensor(right, dtype=torch.float64), groups, seconds)
 
 
 def admitted_tasks(setting: Setting) -> dict[str, float]:
@@ -56,16 +62,6 @@ def admitted_tasks(setting: Setting) -> dict[str, float]:
 
 def interval_of(answers: Answers, chosen: Sequence[int], each: int) -> Interval:
     return grouped_interval(*answers.of(chosen, each))
-
-
-def grouped_interval(right: Tensor, groups: Tensor) -> Interval:
-    """The share that is right of (N,), over groups (N,): what is of one prompt, or of one thing, is drawn together."""
-    num_groups = groups.unique().numel()
-    if num_groups < 2:  # nothing to draw from
-        return Interval(right.mean().item(), 0.0, 1.0)
-    if right.unique().numel() == 1:  # drawing from what is all the same tells nothing
-        return proportion_interval(int(right[0]) * num_groups, num_groups)
-    return mean_interval(right, groups)
 
 
 def numbers_of(prompts: Sequence[Prompt], tasks: Sequence[str]) -> list[int]:
@@ -103,7 +99,8 @@ def report_prompts(setting: Setting) -> Path:
         "",
         "The ceiling is what the judge gives real pictures of the same prompts. Below 95 % a task is not admitted: "
         "its score stands in brackets and does not count. Behind each score is its 95 % interval over prompts. "
-        "Level 0 was seen in training, level 1 has one new combination, level 2 two.",
+        "Of level 0 nothing was held out from training, level 1 has one combination that was, level 2 two. Training "
+        "shows the icons one by one and a few of all pairs, so that of pairs level 0 is mostly new as well.",
         "",
         save_sheet(_sheet(prompts, answers, each), setting.out, "prompts"),
     ]

@@ -17,7 +17,8 @@ from stablediff.evaluation.similarity import caption_margin, clip_score, mismatc
 
 def report_text(setting: Setting, clip: ClipModel, name: str) -> Path:
     """Writes text.json and its section. -> the report."""
-    prompts, each = setting.prompts, len(setting.seeds)
+    each = len(setting.seeds)
+    prompts = list({prompt.text: prompt for prompt in setting.prompts}.values())  # those of two tasks are one caption
     drawn, seconds = draw_all(setting.artist, [prompt.text for prompt in prompts], setting.seeds)
     images = image_features(clip, (one.open() for one in drawn))
     owner = torch.arange(len(drawn)) // each

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from stablediff.evaluation.bootstrap import grouped_interval
 from stablediff.evaluation.phrasing import phrase
 from stablediff.evaluation.prompts import Prompt, World
-from stablediff.evaluation.reports.prompts import Answers, answer, grouped_interval
+from stablediff.evaluation.reports.prompts import Answers, answer
 from stablediff.evaluation.scoring import ceiling
 from stablediff.evaluation.setting import Setting, as_figures, percent, table, write_section, writing
 from stablediff.evaluation.sheets import labelled_sheet, save_sheet
@@ -20,6 +21,7 @@ from stablediff.training.data.scenes import ALONE, Item, Scene
 
 DRAWN = "things.txt"
 _SHOWN = 3  # things of each group on the sheet
+_SEED = 1000  # of no other report: what chose the things must not be what they are examined with
 
 
 def report_things(setting: Setting, each: int) -> Path:
@@ -31,7 +33,7 @@ def report_things(setting: Setting, each: int) -> Path:
     prompts = ask_for_each(setting.world, each)
     real = ceiling(setting.judge, prompts, setting.world.icons)
     known = sum(real) / len(real)
-    answers = answer(setting.artist, setting.judge, prompts, range(1))
+    answers = answer(setting.artist, setting.judge, prompts, range(_SEED, _SEED + 1))
     tries: dict[str, list[bool]] = defaultdict(list)
     for prompt, good in zip(prompts, answers.right.bool().tolist(), strict=True):
         tries[_thing(prompt)].append(good)

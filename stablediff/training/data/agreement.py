@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from stablediff.training.data.dictionary import reading
 from stablediff.training.data.words import RU_COLOURS
 
 # Endings of hard and soft stems: masculine, feminine, neuter, plural.
@@ -45,9 +46,12 @@ def gender(name: str) -> str | None:
 
 
 def painted(name: str, colours: Sequence[str]) -> str | None:
-    """ "рыба", ["blue"] -> "синяя рыба"; None where the gender is not known."""
+    """ "рыба", ["blue"] -> "синяя рыба"; None where the gender is not known, or the name begins with no noun."""
     kind = gender(name)
-    return None if kind is None else f"{' и '.join(_adjective(colour, kind) for colour in colours)} {name}"
+    first = reading(name.split()[0], {"NOUN", "ADJF", "PRTF"}, number=None) if kind else None
+    if kind is None or first is None or "Fixd" in first.tag:  # "киви" is one of them and many
+        return None
+    return f"{' и '.join(_adjective(colour, kind) for colour in colours)} {name}"
 
 
 def _adjective(colour: str, kind: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from stablediff.errors import DataError
 from stablediff.training.data import templates, words
 from stablediff.training.data.agreement import painted
-from stablediff.training.data.declension import GENITIVE, INSTRUMENTAL, counted, declined
+from stablediff.training.data.declension import GENITIVE, INSTRUMENTAL, beside, counted, declined
 from stablediff.training.data.icons import Icon, Icons
 from stablediff.training.data.scenes import Item, Scene
 from stablediff.training.data.split import Split
@@ -79,8 +79,9 @@ class _Speaker:
     def natural_colours(self, item: Item) -> tuple[str, ...]:
         """What the thing's own colours are, if its name does not say."""
         icon = self.icon(item)
-        told = words.names_a_colour(icon.thing) and not self.unnamed
-        return () if item.colour or told else icon.colours[:2]
+        name = (icon.names.get(self.language) or icon.names["en"])[0]
+        told = words.names_a_colour(icon.thing) or words.without_colour(name, self.language) != name
+        return () if item.colour or (told and not self.unnamed) else icon.colours[:2]
 
     def template(self, table: Table, without: Iterable[str] = ()) -> str:
         """One that has none of the fields in `without`."""
@@ -122,7 +123,7 @@ def _english(speaker: _Speaker, synonym: bool, styled: bool, natural: bool) -> s
         body = a_body = template.format(body=body, colour=scene.background, a_colour=a_colour)
     if not styled:
         return body
-    long = scene.kind == "pair" or scene.background
+    long = number > 1 or scene.background
     template = speaker.template(templates.EN_STYLED_LONG if long else templates.EN_STYLED)
     return template.format(body=body, a_body=a_body, style=scene.style)
 
@@ -158,6 +159,7 @@ def _russian_pair(speaker: _Speaker, synonym: bool) -> str:
     forms: dict[str, str | None] = {"first": first, "second": second}
     for prefix, case in (("of", GENITIVE), ("by", INSTRUMENTAL)):
         forms |= {f"{prefix}_first": declined(first, case), f"{prefix}_second": declined(second, case)}
+    forms["with_second"] = beside(second)
     table = templates.RU_ABOVE if speaker.upright else templates.RU_BESIDE
     return speaker.template(table, [field for field, form in forms.items() if form is None]).format(**forms)
 

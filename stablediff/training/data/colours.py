@@ -1,5 +1,7 @@
 """Colours by name: which a picture has, and how to give it another."""
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
@@ -45,6 +47,13 @@ def recolour(picture: NDArray[np.uint8], colour: str) -> NDArray[np.uint8]:
     table = _table(_middle(rgb[names == dominant]), COLOURS[colour])
     image = Image.fromarray(picture[..., :3]).filter(table)
     return np.dstack([np.asarray(image), picture[..., 3]])
+
+
+def painting_of(colour: str) -> str:
+    """Changes when what `recolour` makes of pictures does, so that nothing made of former ones is taken for new."""
+    value, hue = np.meshgrid(*[np.arange(0, 256, 4, dtype=np.uint8)] * 2)
+    sample = np.dstack([value, hue // 2, 255 - value, np.full_like(value, 255)])
+    return hashlib.blake2b(recolour(sample, colour).tobytes(), digest_size=4).hexdigest()
 
 
 def _classify(picture: NDArray[np.uint8]) -> tuple[Floats, NDArray[np.int64]]:

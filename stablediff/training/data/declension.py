@@ -4,16 +4,19 @@ By a dictionary (pymorphy3), and silent where that may err: of what is no noun, 
 that its ending contradicts.
 """
 
+import re
 from functools import cache
 from typing import Any, NamedTuple
 
-from stablediff.errors import DataError
 from stablediff.training.data.agreement import gender
+from stablediff.training.data.dictionary import reading
 
 GENITIVE, INSTRUMENTAL = "gent", "ablt"  # as the dictionary calls them
 _GENDERS = {"masc": "m", "femn": "f", "neut": "n"}
 _TWO = {"m": "два", "f": "две", "n": "два"}
 _MORE = {3: "три", 4: "четыре"}
+_ADJECTIVE = re.compile("(ого|его|ой|ей)$")
+_TWO_CONSONANTS = re.compile("щ|[сзшж][бвгджзйклмнпрстфхцчшщ]|льв|льд|лб|мн|вт|ртом")  # before which "с" is "со"
 
 
 @cache
@@ -23,6 +26,12 @@ def declined(name: str, case: str) -> str | None:
     return phrase and phrase.inflected({case, "sing", phrase.noun.tag.gender}, {case, "sing"})
 
 
+def beside(name: str) -> str | None:
+    """ "кот" -> "с котом", "слон" -> "со слоном"; None where that is not known."""
+    form = declined(name, INSTRUMENTAL)
+    return form and f"{'со' if _TWO_CONSONANTS.match(form) else 'с'} {form}"
+
+
 @cache
 def counted(name: str, number: int) -> str | None:
     """ "красное яблоко", 2 -> "два красных яблока", and so up to four; None where that is not known."""
@@ -30,8 +39,11 @@ def counted(name: str, number: int) -> str | None:
     if phrase is None:
         return None
     kind = _GENDERS[phrase.noun.tag.gender]
-    # "две красные рыбы", but "два красных шара"
-    many = phrase.inflected({"nomn" if kind == "f" else GENITIVE, "plur"}, {GENITIVE, "sing"})
+    # "две красные рыбы", but "два красных шара"; and "два пожарных" of a noun that was an adjective
+    was_adjective = _ADJECTIVE.search(phrase.noun.inflect({GENITIVE, "sing"}).word)
+    many = phrase.inflected(
+        {"nomn" if kind == "f" else GENITIVE, "plur"}, {GENITIVE, "plur" if was_adjective else "sing"}
+    )
     return many and f"{_TWO[kind] if number == 2 else _MORE[number]} {many}"
 
 
@@ -53,9 +65,9 @@ def _parse(name: str) -> _Phrase | None:
     words = name.split()
     adjectives: list[Any] = []
     for number, word in enumerate(words):
-        noun = _reading(word, {"NOUN"})
-        adjective = _reading(word, {"ADJF", "PRTF"})
-        follows = any(_reading(later, {"NOUN"}) for later in words[number + 1 :])
+        noun = reading(word, {"NOUN"})
+        adjective = reading(word, {"ADJF", "PRTF"})
+        follows = any(reading(later, {"NOUN"}) for later in words[number + 1 :])
         if adjective and follows:
             adjectives.append(adjective)
         elif noun and noun.tag.gender in _GENDERS:
@@ -66,24 +78,3 @@ def _parse(name: str) -> _Phrase | None:
         else:
             return None
     return None
-
-
-def _reading(word: str, kinds: set[str]) -> Any | None:
-    """As one of these parts of speech, in the nominative singular; None of words that are prepositions as well."""
-    readings = _dictionary().parse(word)
-    if readings[0].tag.POS in ("PREP", "CONJ"):
-        return None
-    for reading in readings:
-        if reading.tag.POS in kinds and reading.tag.case == "nomn" and reading.tag.number == "sing":
-            return reading
-    return None
-
-
-@cache
-def _dictionary() -> Any:
-    """Raises DataError where pymorphy3 is not installed."""
-    try:
-        from pymorphy3 import MorphAnalyzer
-    except ImportError as error:
-        raise DataError("pymorphy3 is needed for Russian captions: run make train") from error
-    return MorphAnalyzer(lang="ru")

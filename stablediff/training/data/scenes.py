@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stablediff.errors import DataError
-from stablediff.training.data.colours import COLOURS, recolour, to_rgb
+from stablediff.training.data.colours import COLOURS, painting_of, recolour, to_rgb
 from stablediff.training.data.icons import Icon, Icons
 from stablediff.training.data.split import Split
-from stablediff.training.data.styles import drawn_in
+from stablediff.training.data.styles import drawing_of, drawn_in
 from stablediff.training.data.words import SIZES, names_a_colour, without_colour
 
 _T = TypeVar("_T")
@@ -231,6 +231,17 @@ def render_scene(scene: Scene, icons: Icons, size: int = 512) -> NDArray[np.uint
         return in_style
     paper = Image.new("RGBA", canvas.size, (*paint(scene.background), 255))
     return np.asarray(Image.alpha_composite(paper, Image.fromarray(in_style)))
+
+
+def scenes_mark(scenes: Sequence[Scene], icons: Icons) -> str:
+    """Changes when a scene does, the icon that is drawn for a thing, how it is painted, or how a style draws it."""
+    found = (icons.find(item.thing, scene.style) for scene in scenes for item in scene.items)
+    sources = sorted({f"{icon.thing}: {icon.source}" for icon in found if icon is not None})
+    drawings = {style: drawing_of(style) for style in sorted({scene.style for scene in scenes})}
+    painted = {item.colour for scene in scenes for item in scene.items if item.colour}
+    colours = {colour: painting_of(colour) for colour in sorted(painted)}
+    grounds = {colour: paint(colour) for colour in sorted({scene.background for scene in scenes if scene.background})}
+    return f"{scenes!r} {sources} {drawings} {colours} {grounds}"
 
 
 def paint(colour: str) -> tuple[int, int, int]:

@@ -2,7 +2,8 @@
 
 Table = dict[str, float]
 
-# {body} is what is to be seen, {style} one word; {of_second} stands in the genitive, {by_second} in the instrumental.
+# {body} is what is to be seen, {style} one word; {of_second} stands in the genitive, {by_second} in the
+# instrumental, and {with_second} has its preposition.
 EN_STYLED: Table = {
     "{body}, {style} style": 10,
     "{a_body} in {style} style": 4,
@@ -58,7 +59,7 @@ RU_BESIDE: Table = {
     "{first} слева от {of_second}": 3,
     "{second} справа от {of_first}": 3,
     "{first} и {second}": 5,
-    "{first} рядом с {by_second}": 2,
+    "{first} рядом {with_second}": 2,
 }
 RU_ABOVE: Table = {
     "{first} сверху, {second} снизу": 3,

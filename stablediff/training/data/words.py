@@ -57,10 +57,12 @@ _RUSSIAN_COLOUR = re.compile(
     r"|бел|сер)(ый|ий|ой|ая|яя|ое|ее|ые|ие) (?=\w)",
     re.IGNORECASE,
 )
-_AFTER_NOUN = "with|without|of|in|on|behind|over|under|not|done|showing|for|at|from|and"
+_AFTER_NOUN = (
+    "with|without|of|in|on|behind|over|under|not|done|showing|for|at|from|and|screaming|blowing|tilted|pointed|up|down"
+)
 _HEAD = re.compile(
     r"^(?P<head>person|man|woman)(?P<rest> .+|)$|"
-    rf"^(?P<noun>.+?)(?P<more>(?:[:,]| (?:{_AFTER_NOUN})) .+|)$"
+    rf"^(?P<noun>.+?)(?P<more>(?:[:,]| (?:{_AFTER_NOUN})) .+| (?:up|down)|)$"
 )
 _IRREGULAR = {
     "person": "people",
@@ -73,6 +75,8 @@ _IRREGULAR = {
     "tooth": "teeth",
     "ox": "oxen",
     "leaf": "leaves",
+    "sheaf": "sheaves",
+    "elf": "elves",
     "knife": "knives",
     "wolf": "wolves",
     "scarf": "scarves",
@@ -82,7 +86,21 @@ _IRREGULAR = {
     "merperson": "merpeople",
     "mosquito": "mosquitoes",
     "volcano": "volcanoes",
-    **{same: same for same in ("fish", "blowfish", "jellyfish", "sheep", "deer", "shrimp", "bison", "aircraft")},
+    **{
+        same: same
+        for same in (
+            "fish",
+            "blowfish",
+            "jellyfish",
+            "sheep",
+            "deer",
+            "moose",
+            "shrimp",
+            "bison",
+            "aircraft",
+            "rhinoceros",
+        )
+    },
 }
 
 
@@ -111,6 +129,8 @@ def plural(name: str) -> str:
 def _plural_word(word: str) -> str:
     if word in _IRREGULAR:
         return _IRREGULAR[word]
+    if word.endswith("man"):
+        return word[:-2] + "en"
     if re.search("[^su]s$|(people|men|feet|teeth)$", word):  # one already
         return word
     if re.search("(s|x|z|ch|sh)$", word):
@@ -120,7 +140,9 @@ def _plural_word(word: str) -> str:
 
 def with_article(phrase: str) -> str:
     """ "a cat", "an owl"; none before proper names and plurals."""
-    if phrase[:1].isupper() or phrase == SOMETHING["en"] or re.search("[^su]s$", _noun(phrase)):
+    noun = _noun(phrase)
+    many = re.match(r"(people|men|women)\b(?!’)", phrase) or re.search("[^su]s$", noun)
+    if phrase[:1].isupper() or phrase == SOMETHING["en"] or (many and noun not in _IRREGULAR):
         return phrase
     vowel = re.match(r"[aeio]|u(?!ni|k|s|fo)|hour|8", phrase) and not re.match("one|once|eu|ewe", phrase)
     return f"{'an' if vowel else 'a'} {phrase}"
