@@ -30,7 +30,12 @@ class Compute:
         """The autoencoder's precision: some overflow in float16."""
         if self.dtype != torch.float16 or not force_upcast:
             return self.dtype
-        return torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if self.device.type == "cuda" and computes_bfloat16(self.device) else torch.float32
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Of a CUDA device: itself, and not by other numbers, which is slower than float32 and takes more memory."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def choose_compute(device: str | None = None, dtype: str | None = None) -> Compute:

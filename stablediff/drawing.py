@@ -61,7 +61,7 @@ def draw_pictures(arguments: argparse.Namespace) -> int:
         _check_out(_numbered(arguments.out or Path("picture.png"), index, request.num_images))
     pipeline = _load(arguments)
     if arguments.like is not None:
-        _compare_precision(arguments.like, pipeline.compute.name)
+        _compare(arguments.like, pipeline)
     result, failure = _draw(pipeline, request)
     if result is not None:
         failure = _save(result, arguments.out, pipeline) or failure
@@ -98,8 +98,18 @@ def _save(result: Result, out: Path | None, pipeline: Pipeline) -> StableDiffErr
     return StableDiffError(f"cannot write {paths}: {lost[0][2]}. Free some space or choose another --out; {again}")
 
 
-def _compare_precision(like: Path, ours: str) -> None:
-    theirs = recipe_precision(read_parameters(like) or "")
+def _compare(like: Path, pipeline: Pipeline) -> None:
+    """Tells of all that will not be as it was with the picture that is repeated."""
+    told = read_parameters(like) or ""
+    model, decoder = parse(told).get("Model"), parse(told).get("Decoder")
+    if model is not None and model != pipeline.name:
+        print(
+            f"note: {like} was drawn with {model}, and this will be with {pipeline.name}: see --model", file=sys.stderr
+        )
+    if (decoder == "tiny") != (pipeline.tiny_decoder is not None):
+        which = "a tiny decoder" if decoder == "tiny" else "the model's own decoder"
+        print(f"note: {like} was drawn with {which}, and this will not be: see --decoder", file=sys.stderr)
+    theirs, ours = recipe_precision(told), pipeline.compute.name
     if theirs in (*DTYPES, "int8") and theirs != ours:
         print(
             f"note: {like} was drawn in {theirs} and this will be in {ours}, which is a little different: --dtype "

@@ -10,7 +10,13 @@ from stablediff.errors import NumericalError
 
 _WIDER = {torch.float16: torch.bfloat16, torch.bfloat16: torch.float32}
 # What others than CUDA's allocator say, as plain RuntimeErrors: the CPU's on Linux and Windows, Apple's, and libraries.
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "STATUS_ALLOC_FAILED",
+    "Invalid buffer size",
+)
 
 
 class NotFiniteError(Exception):

@@ -60,7 +60,8 @@ def generate(
 
     Closing the generator, or `should_stop` returning True, ends the work within one step; in the second case the result
     has what was finished before. So it has when something goes wrong, and the error comes after it. Picture i has the
-    seed `request.seed + i`, whatever the batch and the device.
+    seed `request.seed + i`, whatever the batch and the device. One run at a time: a pipeline's layers remember the
+    prompt that they are reading.
     Raises RequestError, NumericalError or OutOfMemoryError.
     """
     if not isinstance(request, Request) or not isinstance(pipeline, Pipeline):
@@ -146,6 +147,7 @@ class _Run:
             stopped=stopped,
             loras=self.pipeline.loras,
             precision=self.pipeline.compute.name,
+            tiny_decoder=self.pipeline.tiny_decoder is not None,
         )
 
     def plan(self, batch_size: int, images_left: int) -> None:
@@ -288,7 +290,9 @@ class _Run:
         extra = None if self.extra is None else self.extra.expand(batch, -1, -1, -1)
         at_sigma = self.work.sampler.starts_at_sigma and self.request.spacing != "leading"
         x = start * (sigma if at_sigma else math.sqrt(1 + sigma**2))
-        x = x if self.known is None else self.known + sigma * start
+        # What is drawn quite anew must not begin with what was there; σ alone does not hide it.
+        anew = self.mask is not None and self.request.strength == 1
+        x = x if self.known is None or anew else self.known + sigma * start
         cuts, scale = Shortcuts(self.request.cache_interval, self.request.merged_tokens), self.request.guidance_scale
         unet = ConditionedUNet(self.pipeline.unet, self.conditioning, batch, scale, extra, cuts)
         network: Network = unet if self.observer is None else self.observer.begin(unet, x, self.sigmas)
@@ -337,7 +341,8 @@ class _Run:
             if pixels is None:  # not in the handler: the exception there holds on to what the attempt computed
                 free_memory()
                 pixels = decode_in_rows(self.pipeline.vae, latents)
-        if not torch.isfinite(pixels).all():
+            finite = bool(torch.isfinite(pixels).all())  # a GPU comes to an end only now
+        if not finite:
             raise NotFiniteError
         return pixels
 

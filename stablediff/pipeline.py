@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from stablediff.checkpoints.fill import LoadReport
-from stablediff.checkpoints.load import load_parts
-from stablediff.checkpoints.locate import BUNDLED, DEFAULT_MODEL, locate
+from stablediff.checkpoints.load import Parts, load_parts
+from stablediff.checkpoints.locate import BUNDLED, DEFAULT_MODEL, Location, locate
 from stablediff.checkpoints.lora import load_lora
 from stablediff.checkpoints.progress import Progress, silent
 from stablediff.checkpoints.save import save_parts
@@ -20,6 +20,7 @@ from stablediff.config import ModelConfig, PredictionType
 from stablediff.device import Compute, choose_compute
 from stablediff.diffusion.schedule import NoiseSchedule
 from stablediff.errors import CheckpointError, DeviceError, OutOfMemoryError, RequestError
+from stablediff.fallback import is_out_of_memory
 from stablediff.heap import keep_freed_memory
 from stablediff.lexicon import FILE as LEXICON_FILE
 from stablediff.lexicon import Lexicon, read_lexicon, read_things
@@ -178,12 +179,38 @@ def load(
         parts = load_parts(
             location, placed, prediction_type=prediction_type, allow_pickle=allow_pickle, progress=progress
         )
-    except torch.OutOfMemoryError as error:
+        pipeline = _assembled(location, parts, compute)
+        if tiny is not None:
+            pipeline.tiny_decoder = load_tiny_decoder(tiny, parts.config, placed)
+        for file, scale in loras:
+            name = load_lora(file, pipeline.networks, scale)
+            for network in pipeline.networks.values():
+                merge_lora(network)
+            pipeline.loras += ((name, scale),)
+        packs = compute.device.type == "cpu" and not trainable
+        # Last, for none of them takes a LoRA.
+        if compute.int8:
+            quantise(pipeline.unet)
+        elif compiled:
+            compile_unet(pipeline.unet, compute.device)
+        elif packs and can_pack(compute.dtype):
+            pack(pipeline.unet)
+        if packs and compute.dtype == torch.float32 and can_pack():
+            pack(pipeline.vae)  # in bfloat16 there is nothing to win
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemoryError(
             f"{location.name} does not fit into the memory of {compute.device}: load it with offload (--offload), "
             "close other programs, or choose a smaller model or the device cpu"
         ) from error
-    pipeline = Pipeline(
+    if offload:
+        pipeline.turns = Turns(compute.device)
+    return pipeline
+
+
+def _assembled(location: Location, parts: Parts, compute: Compute) -> Pipeline:
+    return Pipeline(
         name=location.name,
         config=parts.config,
         text_encoders=parts.text_encoders,
@@ -194,23 +221,3 @@ def load(
         report=parts.report,
         lexicon=None if location.is_file else read_lexicon(location.path),
     )
-    if tiny is not None:
-        pipeline.tiny_decoder = load_tiny_decoder(tiny, parts.config, placed)
-    for file, scale in loras:
-        name = load_lora(file, pipeline.networks, scale)
-        for network in pipeline.networks.values():
-            merge_lora(network)
-        pipeline.loras += ((name, scale),)
-    packs = compute.device.type == "cpu" and not trainable
-    # Last, for none of them takes a LoRA.
-    if compute.int8:
-        quantise(pipeline.unet)
-    elif compiled:
-        compile_unet(pipeline.unet, compute.device)
-    elif packs and can_pack(compute.dtype):
-        pack(pipeline.unet)
-    if packs and compute.dtype == torch.float32 and can_pack():
-        pack(pipeline.vae)  # in bfloat16 there is nothing to win
-    if offload:
-        pipeline.turns = Turns(compute.device)
-    return pipeline

@@ -33,6 +33,7 @@ def to_text(
     version: str,
     loras: Sequence[tuple[str, float]] = (),
     precision: str | None = None,
+    tiny_decoder: bool = False,
 ) -> str:
     """The recipe of one picture of a resolved request. `loras`: names and scales; `precision` as "bfloat16"."""
     levels = [level + 0.0 for level in request.guidance_interval or ()]  # -0.0 is 0.0
@@ -46,6 +47,7 @@ def to_text(
         "Model": model,
         "Lora": ", ".join(f"{name}:{scale:g}" for name, scale in loras) or None,
         "Precision": precision,
+        "Decoder": "tiny" if tiny_decoder else None,
         "Eta": request.eta,
         "CFG rescale": request.guidance_rescale or None,
         "CFG interval": "{}-{}".format(*levels) if levels else None,

@@ -40,10 +40,11 @@ class Result:
     stopped: bool = False
     loras: tuple[tuple[str, float], ...] = ()  # names and scales
     precision: str | None = None  # of the networks, as "bfloat16"
+    tiny_decoder: bool = False  # whether one drew the pixels
 
     def parameters(self, index: int) -> str:
         """The recipe of one picture, in the form that other programs read."""
-        seed, made_with = self.seeds[index], (self.loras, self.precision)
+        seed, made_with = self.seeds[index], (self.loras, self.precision, self.tiny_decoder)
         return recipe.to_text(self.request, seed, self.model, __version__, *made_with)
 
     def save(self, path: str | Path, index: int = 0) -> None:

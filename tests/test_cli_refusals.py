@@ -206,6 +206,20 @@ def test_like_says_if_the_precision_was_another(run):
 
 
 @pytest.mark.usefixtures("loaded")
+def test_like_says_if_the_model_or_its_decoder_was_another(run):
+    run("generate", "a cat", *QUICK, "--out", "one.png")
+    again = ["generate", "--like", "one.png", "--out", "two.png"]
+    recipe = read_parameters(Path("one.png"))
+    assert "note:" not in run(*again).err
+    other = recipe.replace("Model: sticker", "Model: lighthouse").replace("Precision:", "Decoder: tiny, Precision:")
+    assert other.count("lighthouse") == 1
+    save_png(Image.open("one.png"), Path("one.png"), other)
+    told = run(*again).err
+    assert "note: one.png was drawn with lighthouse, and this will be with sticker: see --model" in told
+    assert "note: one.png was drawn with a tiny decoder, and this will not be: see --decoder" in told
+
+
+@pytest.mark.usefixtures("loaded")
 def test_seconds_choose_anew_what_a_recipe_had(run):
     assert run("generate", "red apple", *QUICK, "--out", "one.png", "--seed", "4").code == 0
     budget = ["--like", "one.png", "--seconds", "600", "--out", "two.png"]

@@ -12,7 +12,7 @@ from stages import diffusion, loop
 from toy import draw
 
 from stablediff import load
-from stablediff.conditioning import ConditionedUNet, encode_prompts
+from stablediff.conditioning import ConditionedUNet, Shortcuts, encode_prompts
 from stablediff.images import to_pixels
 from stablediff.pace.speed import Speed
 from stablediff.training.loop import train
@@ -63,11 +63,13 @@ def test_a_run_there_goes_on_where_it_was_left(tmp_path: Path, optimizer: str):
         torch.testing.assert_close(broken[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_nothing_waits_for_the_gpu_inside_a_call():
+@pytest.mark.parametrize("merged", [0.0, 0.25])
+def test_nothing_waits_for_the_gpu_inside_a_call(merged: float):
     """A number that is read back would stop the queue at every step."""
     pipeline = load(device="cuda")
     with torch.inference_mode():
-        unet = ConditionedUNet(pipeline.unet, encode_prompts(pipeline, ["fox", ""], 512, 512), 1, 4.0)
+        told = encode_prompts(pipeline, ["fox", ""], 512, 512)
+        unet = ConditionedUNet(pipeline.unet, told, 1, 4.0, shortcuts=Shortcuts(merged_tokens=merged))
         x = torch.randn(1, pipeline.config.unet.in_channels, 16, 16, device="cuda")
         unet(x, 900.0, with_uncond=True)  # the first one also prepares
         torch.cuda.set_sync_debug_mode("error")

@@ -20,7 +20,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "Pretended GPU")
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 6))
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(cpu, True))
         monkeypatch.setattr("stablediff.device._bfloat16_is_faster", lambda: bfloat16_is_faster)
@@ -142,7 +142,7 @@ def test_bfloat16_that_the_cpu_only_emulates_comes_with_a_warning(machine, cpu: 
 )
 def test_autoencoders_that_overflow_in_float16_get_a_wider_type(machine, monkeypatch, device, dtype, bf16, expected):
     machine(cuda=1)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 0) if bf16 else (7, 5))
     compute = Compute(torch.device(device), dtype, "")
     assert compute.vae_dtype(force_upcast=True) == expected
     assert compute.vae_dtype(force_upcast=False) == dtype

@@ -64,7 +64,13 @@ def small_model() -> dict[str, bytes]:
     """What is read from a diffusers folder, and what is not."""
     names = ["unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json"]
     names += ["model_index.json", "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt"]
-    names += ["README.md", "feature_extractor/preprocessor_config.json", "unet/openvino_model.xml"]
+    names += [
+        "defaults.json",
+        "words.txt",
+        "README.md",
+        "feature_extractor/preprocessor_config.json",
+        "unet/openvino_model.xml",
+    ]
     names += ["unet/diffusion_pytorch_model.bin", "safety_checker/model.safetensors"]
     return {name: name.encode() for name in names} | {
         f"{part}.safetensors": safetensors(i) for i, part in enumerate(PARTS)

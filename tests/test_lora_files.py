@@ -180,6 +180,15 @@ def test_old_files_of_diffusers(text: str, tiny_model: GetModel, lora: Callable[
     assert_equal(outputs(ours), outputs(load_f32(model, (save_tensors(tensors, tmp_path / "new.safetensors"), 1.0))))
 
 
+def test_the_oldest_files_name_no_network(tiny_model: GetModel, lora: Callable[[str], Path], tmp_path: Path) -> None:
+    tensors = {key: t for key, t in tensors_of(lora("sd1")).items() if key.startswith("unet.")}
+    old = to_old_diffusers(tensors, tmp_path / "old.safetensors", text="to_q_lora")
+    bare = {key.removeprefix("unet."): tensor for key, tensor in load_file(old).items()}
+    model = tiny_model("sd1")
+    ours, theirs = (load_f32(model, (file, 1.0)) for file in (save_tensors(bare, tmp_path / "bare.safetensors"), old))
+    assert_equal(outputs(ours), outputs(theirs))
+
+
 def test_alphas_beside_the_tensors(tiny_model: GetModel, lora: Callable[[str], Path], tmp_path: Path) -> None:
     tensors = tensors_of(lora("sd1"))
     stems = {key.rsplit(".lora", 1)[0] for key in tensors}

@@ -218,11 +218,14 @@ def test_picture_from_a_picture(
 
 
 @pytest.mark.usefixtures("mean_of_posterior")
-def test_picture_with_a_hole(picture: Image.Image, tiny_model: GetModel, ours: Callable[[str], Pipeline]) -> None:
+@pytest.mark.parametrize("strength", [0.8, 1.0])
+def test_picture_with_a_hole(
+    strength: float, picture: Image.Image, tiny_model: GetModel, ours: Callable[[str], Pipeline]
+) -> None:
     model = tiny_model("inpaint")
     mask = Image.new("L", picture.size)
     mask.paste(255, (24, 0, 64, 64))
-    wishes: dict[str, Any] = {"guidance_scale": 3.0, "strength": 0.8}
+    wishes: dict[str, Any] = {"guidance_scale": 3.0, "strength": strength}
     drawn = draw(ours("inpaint"), sampler="ddim", num_steps=10, init_image=picture, mask_image=mask, **wishes)
     components = {key: value for key, value in model.reference.components.items() if value is not None}
     components |= {"safety_checker": None, "feature_extractor": None}

@@ -81,10 +81,10 @@ def test_fewer_rows_that_are_larger_come_in_smaller_rounds(tmp_path: Path) -> No
     assert stage.sizes == [4, 4, 1, 1]
 
 
-@pytest.mark.parametrize("computes", [True, False])
-def test_bfloat16_is_chosen_on_a_gpu_that_computes_it(monkeypatch: pytest.MonkeyPatch, computes: bool) -> None:
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation=True: computes or including_emulation
-    )
+@pytest.mark.parametrize(("capability", "computes"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_bfloat16_is_chosen_on_a_gpu_that_computes_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], computes: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
     assert uses_bfloat16(config(precision="auto"), torch.device("cuda")) is computes
     assert uses_bfloat16(config(precision="bfloat16"), torch.device("cuda"))

@@ -179,9 +179,11 @@ def _text_configs(shapes: Shapes, kind: Kind) -> tuple[CLIPConfig, ...]:
     if kind == "sd1":
         return (_clip_config(towers[0], CLIPConfig()),)
     if kind == "sd2":
-        # The file holds all layers; the last one is never run, because the U-Net reads the one before it.
+        # The U-Net reads the layer before the last. Original files hold that last one, with the projection behind it;
+        # those that were converted from a diffusers folder end before it, and have the 23 layers that are read.
         config = _clip_config(towers[0], OPENCLIP_H)
-        return (replace(config, num_layers=config.num_layers - 1),)
+        has_last = config.num_layers > OPENCLIP_H.num_layers or "text_projection" in towers[0]
+        return (replace(config, num_layers=config.num_layers - 1) if has_last else config,)
     return _clip_config(towers[0], SDXL.text_encoders[0]), _clip_config(towers[1], OPENCLIP_BIGG)
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # The parts of a diffusers folder that are read; everything else (safety checkers, other formats) stays on the hub.
 _SETTINGS = (
     "model_index.json",
+    "defaults.json",
+    "words.txt",
     "scheduler/scheduler_config.json",
     "tokenizer*/*.json",
     "tokenizer*/*.txt",

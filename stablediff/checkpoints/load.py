@@ -15,7 +15,7 @@ from stablediff.checkpoints.layouts import Source
 from stablediff.checkpoints.locate import CLIP_MERGES, Location
 from stablediff.checkpoints.progress import Progress, silent
 from stablediff.checkpoints.settings import read_model_config, read_settings
-from stablediff.checkpoints.suggest import suggest_defaults
+from stablediff.checkpoints.suggest import with_habits
 from stablediff.checkpoints.tensors import open_tensors
 from stablediff.checkpoints.vocabulary import read_tokenizer
 from stablediff.config import ModelConfig, PredictionType
@@ -89,7 +89,7 @@ def _load_folder(location: Location, builder: Builder, allow_pickle: bool) -> Pa
         tokenizers.append(read_tokenizer(folder / f"tokenizer{suffix}", text_config))
     fill(unet, "unet", compute.dtype)
     fill(vae, "vae", compute.vae_dtype(config.vae.force_upcast))
-    config = replace(config, defaults=suggest_defaults(config, location.name, folder))
+    config = with_habits(config, location.name, folder)
     return Parts(config, encoders, tokenizers, unet, vae, builder.report(config, folder))
 
 
@@ -103,11 +103,23 @@ def weight_files(folder: Path, allow_pickle: bool) -> list[Path]:
             index = folder / f"{stem}.safetensors.index{variant}.json"
             if index.is_file():
                 return _shards(index)
-    pickles = sorted(p for p in folder.glob("*.bin") if p.is_file())
+    pickles = _pickles(folder)
     if pickles and allow_pickle:
         return pickles
     also = " (only pickles, which can run code: get the safetensors version, or --allow-pickle)" if pickles else ""
     raise CheckpointError(f"{folder} has no .safetensors weights{also}: the model is not complete, get it again.")
+
+
+def _pickles(folder: Path) -> list[Path]:
+    """Old repositories keep several variants side by side, and the plain name is the one to draw with."""
+    for stem in ("diffusion_pytorch_model", "pytorch_model"):
+        for variant in ("", ".fp16"):
+            whole, index = folder / f"{stem}{variant}.bin", folder / f"{stem}.bin.index{variant}.json"
+            if whole.is_file():
+                return [whole]
+            if index.is_file():
+                return _shards(index)
+    return sorted(p for p in folder.glob("*.bin") if p.is_file())[:1]
 
 
 def _shards(index: Path) -> list[Path]:
@@ -122,7 +134,7 @@ def _load_single_file(location: Location, builder: Builder, allow_pickle: bool) 
     compute = builder.compute
     tensors = open_tensors([location.path], allow_pickle=allow_pickle)
     config = detect_single_file(tensors)
-    config = replace(config, defaults=suggest_defaults(config, location.name))
+    config = with_habits(config, location.name)
 
     def below(prefix: str, find: Callable[[str], Source | None]) -> Callable[[str], Source | None]:
         def prefixed(key: str) -> Source | None:

@@ -77,6 +77,8 @@ def _aliases(network: str, layer: str, ldm: dict[str, str]) -> Iterator[str]:
     for name in names:
         yield f"{network}.{name}"
         yield f"{network}.{name.removesuffix('.0')}"  # to_out.0 was to_out
+        if network == "unet":  # before files had more than one network in them
+            yield from (name, name.removesuffix(".0"))
     source = ldm_source(f"{layer}.weight", ldm)
     if source:  # for SDXL, kohya's scripts use the names of the original code
         names.append(source.key.removesuffix(".weight"))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,26 @@ from stablediff.errors import CheckpointError
 DEFAULTS = "defaults.json"
 
 
-def suggest_defaults(config: ModelConfig, name: str, folder: Path | None = None) -> Defaults:
-    """Steps, guidance, sampler and size. Distilled models (LCM, Turbo, Lightning) need few steps and no guidance.
+_FEW_STEPS = re.compile(r"\b((turbo|lightning)\b|hyper (sd|\d+ steps?\b))")
+# Where a new word begins: "8LCM", "photo2Lightning", "HyperSD".
+_SEAM = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=\d)(?=[A-Za-z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+def with_habits(config: ModelConfig, name: str, folder: Path | None = None) -> ModelConfig:
+    """The same with defaults, and with noise levels for few steps if only the name tells that it was made for them.
 
     Models that were saved here say so themselves. Raises CheckpointError if they say nonsense.
     """
     if folder is not None and (folder / DEFAULTS).is_file():
-        return _saved(folder / DEFAULTS)
+        return replace(config, defaults=_saved(folder / DEFAULTS))
+    defaults = suggest_defaults(config, name, folder)
+    if defaults.sampler == "euler_ancestral":  # distilled at the last of every quarter, not at its first
+        config = replace(config, schedule=replace(config.schedule, spacing="trailing"))
+    return replace(config, defaults=defaults)
+
+
+def suggest_defaults(config: ModelConfig, name: str, folder: Path | None = None) -> Defaults:
+    """Steps, guidance, sampler and size. Distilled models (LCM, Turbo, Lightning) need few steps and no guidance."""
     scheduler = _read(folder / "scheduler" / "scheduler_config.json") if folder else {}
     scheduler_class = str(scheduler.get("_class_name", ""))
     side = _side(config, folder)
@@ -26,9 +40,7 @@ def suggest_defaults(config: ModelConfig, name: str, folder: Path | None = None)
         guidance = 8.0 if config.unet.guidance_embedding_dim else 1.0
         return Defaults(num_steps=4, guidance_scale=guidance, sampler="lcm", width=side, height=side)
     spaced_for_few = scheduler.get("timestep_spacing") == "trailing" and scheduler_class.startswith("Euler")
-    if re.search(r"\b(turbo|lightning|hyper)\b", _words(name)) or (
-        spaced_for_few and not config.schedule.rescale_zero_snr
-    ):
+    if _FEW_STEPS.search(_words(name)) or (spaced_for_few and not config.schedule.rescale_zero_snr):
         return Defaults(num_steps=4, guidance_scale=1.0, sampler="euler_ancestral", width=side, height=side)
     if config.kind == "custom":
         # A cosine schedule has less noise than a linear one at the same share of the way.
@@ -53,7 +65,7 @@ def _saved(path: Path) -> Defaults:
 
 
 def _words(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", " ", name.lower())
+    return re.sub(r"[^a-z0-9]+", " ", _SEAM.sub(" ", name).lower())
 
 
 def _side(config: ModelConfig, folder: Path | None) -> int:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -107,6 +108,7 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 
+@lru_cache(maxsize=8)  # a GPU would wait for it at each attention
 def _split(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The numbers of the cells: one of each square, at random but always the same, and the others before them."""
     generator = torch.Generator().manual_seed(0)

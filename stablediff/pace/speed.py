@@ -82,21 +82,21 @@ class Speed:
         cells = plan.canvas.cells
         new = {}
         if again or self.text() is None:
-            new["text"] = median(_times(lambda: encode_prompts(pipeline, [""], 512, 512)))
+            new["text"] = median(_times(lambda: encode_prompts(pipeline, [""], 512, 512), pipeline.device))
         # With a cache, calls of two kinds have to be known.
         for call in dict.fromkeys((most, most._replace(whole=plan.request.cache_interval == 1))):
             if again or not self.knows(cells, call):
-                times = _times(_call_unet(pipeline, cells, call))
+                times = _times(_call_unet(pipeline, cells, call), pipeline.device)
                 new[_name(_part(call), cells, call.rows)] = median(times)
                 if call.whole and not pipeline.is_warm(cells):
                     new[_FIRST] = max(times[0] - median(times), _NOTHING)
                 pipeline.drawn_at = cells
         half = max(cells[0] // 2, 1), max(cells[1] // 2, 1)
         if decoder or not self.times.keys() & {_name("decoder", cells, 1), _name("decoder", half, 1)}:
-            seconds = median(_times(_call_decoder(pipeline, half)))
+            seconds = median(_times(_call_decoder(pipeline, half), pipeline.device))
             new[_name("decoder", half, 1)] = seconds
             if seconds < _BRIEF:
-                new[_name("decoder", cells, 1)] = median(_times(_call_decoder(pipeline, cells)))
+                new[_name("decoder", cells, 1)] = median(_times(_call_decoder(pipeline, cells), pipeline.device))
         self.timed |= {name.partition(" ")[0] for name in new} > {"decoder"}
         self._keep(new, pipeline)
 
@@ -158,7 +158,7 @@ def _work(name: str) -> int:
 
 
 @torch.inference_mode()
-def _times(work: Callable[[], object]) -> list[float]:
+def _times(work: Callable[[], object], device: torch.device) -> list[float]:
     """The seconds that it takes twice, and three times if it is brief.
 
     The first time reads weights and lays them out for its size, which of large models takes as long as the work.
@@ -167,8 +167,8 @@ def _times(work: Callable[[], object]) -> list[float]:
     while len(times) < (3 if times and times[0] < _AGAIN else 2):
         start = time.perf_counter()
         work()
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         times.append(time.perf_counter() - start)
     return times
 

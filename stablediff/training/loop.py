@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stablediff.checkpoints.locate import RESULT, STATE
-from stablediff.device import bfloat16_pays
+from stablediff.device import bfloat16_pays, computes_bfloat16
 from stablediff.errors import ConfigError, NumericalError, StableDiffError
 from stablediff.heap import keep_freed_memory
 from stablediff.locks import alone_in
@@ -294,10 +294,7 @@ def _stop_asked() -> Iterator[_Flag]:
 
 def uses_bfloat16(config: LoopConfig, device: torch.device) -> bool:
     """As the config says, or where the device computes it faster."""
-    if device.type == "cuda":  # older ones emulate it, slowly
-        can = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        can = device.type == "cpu" and bfloat16_pays()
+    can = computes_bfloat16(device) if device.type == "cuda" else device.type == "cpu" and bfloat16_pays()
     return config.precision == "bfloat16" or (config.precision == "auto" and can)
 
 
