@@ -40,13 +40,15 @@ def main() -> int:
         return 2
     if arguments.port is not None and not 1 <= arguments.port <= 65535:
         parser.error(f"--port is {arguments.port}: choose 1 to 65535")
-    models = [arguments.model, *filter(None, os.environ.get("STABLEDIFF_MODELS", "").split(","))]
+    others = [name.strip() for name in os.environ.get("STABLEDIFF_MODELS", "").split(",")]
+    models = [arguments.model, *filter(None, others)]
     if is_lent():  # a GPU that comes and goes has what was loaded before the page was served
         models = models[:1]
     print(pipeline.describe())
     page = build_page(
         pipeline, models=models, limits=limits, loader=loader, archive=archive, repository=repository
     ).queue()
+    del pipeline  # when another model is chosen, nothing may hold on to this one
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     code = 0

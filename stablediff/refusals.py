@@ -73,9 +73,7 @@ REFUSALS = {
         r"your network has (?P<count>\d+) jobs in the queue: .*": (
             "из вашей сети в очереди уже заданий: {count}. Дождитесь одного из них"
         ),
-        r"the server was restarted, and the job is lost.*": (
-            "сервер перезапустили, и задание потеряно: начните его снова"
-        ),
+        r"the server no longer has this job.*": ("на сервере этого задания больше нет: начните его снова"),
         r"(?P<name>\w+) is (?P<value>.+): choose (?P<low>\S+) to (?P<high>\S+)": (
             "{name}: {value}. Выберите от {low} до {high}"
         ),

@@ -6,12 +6,12 @@ import re
 import reprlib
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from PIL import Image
 
-from stablediff.config import QUALITIES, Defaults
+from stablediff.config import QUALITIES, Defaults, ModelConfig
 from stablediff.diffusion.samplers import SAMPLERS
 from stablediff.diffusion.spacing import SPACINGS
 from stablediff.errors import RequestError
@@ -203,6 +203,17 @@ class Limits:
             _check_int(name, int(text), low, highest.get(field.name, 10_000))
             chosen[field.name] = int(text)
         return Limits(**chosen)
+
+    def within(self, config: ModelConfig) -> ModelConfig:
+        """The same with defaults that may be drawn here."""
+        usual = config.defaults
+        shrink = min(self.max_side / max(usual.width, usual.height), 1.0)
+        width, height = (
+            side if shrink == 1 else max(int(side * shrink) // SIZE_STEP * SIZE_STEP, MIN_SIZE)
+            for side in (usual.width, usual.height)
+        )
+        steps = min(usual.num_steps, self.max_steps)
+        return replace(config, defaults=replace(usual, num_steps=steps, width=width, height=height))
 
     def check(self, request: ResolvedRequest) -> None:
         """Raises RequestError."""

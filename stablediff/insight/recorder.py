@@ -1,6 +1,7 @@
 """An observer that remembers a run: each step's numbers, what was seen, and what was believed to be behind it."""
 
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -45,14 +46,23 @@ class Recorder:
     """Follows the first picture of a run; see `stablediff.observer.Observer`."""
 
     def __init__(self, pipeline: Pipeline, guidance_scale: float) -> None:
-        self.pipeline, self.guidance_scale = pipeline, guidance_scale
+        # A run that is looked at for long must not keep a model in memory that others have left.
+        self._pipeline, self.guidance_scale = weakref.ref(pipeline), guidance_scale
+        self._schedule = pipeline.schedule
         self.record = Record()
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """None when nobody draws with it any more."""
+        return self._pipeline()
 
     def begin(self, network: ConditionedUNet, x: Tensor, sigmas: Sequence[float]) -> Network:
         if network.unet.compiled:
             raise RequestError("nobody can look into a compiled U-Net: load the model without compiled")
         self.record = record = Record(tuple(sigmas))
-        self._preview = Previewer(self.pipeline)
+        pipeline = self.pipeline
+        assert pipeline is not None  # it is drawing
+        self._preview = Previewer(pipeline)
         self._x = x[:1]
         self._difference: float | None = None
         self._first = True
@@ -77,7 +87,7 @@ class Recorder:
                     index=step.index,
                     sigma=step.sigma,
                     sigma_next=step.sigma_next,
-                    t=self.pipeline.schedule.sigma_to_t(step.sigma),
+                    t=self._schedule.sigma_to_t(step.sigma),
                     eps=rms((before - denoised) / step.sigma),
                     delta=None if difference is None else (self.guidance_scale - 1) * difference,
                     difference=difference,

@@ -56,6 +56,7 @@ async def _run(options: Options, pipeline: Pipeline, store: Store) -> None:
         .get_updates_request(Line(reach, before=store.settle))
         .build()
     )
+    pipeline.config = options.limits.within(pipeline.config)
     desk = Desk(options, pipeline, store, application.bot, options.limits)
 
     async def on_update(update: Update, _context: ContextTypes.DEFAULT_TYPE) -> None:

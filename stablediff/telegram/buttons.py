@@ -122,7 +122,8 @@ def _changed(talk: Talk, action: str, job: Job, picture: Image.Image | None) -> 
     """Again is the same with another seed; variations and the enlargement start from the picture itself."""
     changes: dict[str, object] = {"seed": None, "num_images": 1}
     if action == "v":
-        changes |= {"num_images": VARIATIONS, "strength": VARIATION_STRENGTH}
+        number = min(VARIATIONS, talk.desk.limits.max_images)
+        changes |= {"num_images": number, "strength": VARIATION_STRENGTH}
     elif action == "u":
         changes |= {"strength": UPSCALE_STRENGTH}
         changes |= {side: 2 * job.request[side] for side in ("width", "height")}

@@ -117,7 +117,7 @@ class Delivery:
         )
         for picture, message in zip(album, sent or (), strict=False):
             file_id = message.photo[-1].file_id if message.photo else None
-            self.store.set_picture(job.id, picture.number, state="sent", file_id=file_id)
+            self.store.set_picture(job.id, picture.number, state="sent", file_id=file_id, message_id=message.message_id)
 
     async def _stickers(self) -> None:
         job, bot = self.job, self.desk.bot

@@ -124,11 +124,16 @@ class Pacer(BaseRateLimiter[Lane]):
             async with asyncio.timeout(self.PATIENCE if lane in (Lane.ANSWER, Lane.PLACE) else None):
                 await turn
         except TimeoutError:
+            self._undo(turn, lane)
             raise RetryAfter(math.ceil(self._pause(chat, lane, self._clock())) or 1) from None
         except asyncio.CancelledError:
-            if not turn.cancelled():  # it was let go in this very moment
-                self._land(lane)
+            self._undo(turn, lane)
             raise
+
+    def _undo(self, turn: "asyncio.Future[None]", lane: Lane) -> None:
+        """Of who leaves in the very moment in which it is let go."""
+        if turn.done() and not turn.cancelled() and turn.exception() is None:
+            self._land(lane)
 
     def _send_back_if_long(self, chat: Chat) -> None:
         """Raises RetryAfter if this chat is closed for so long that others had better be served meanwhile."""

@@ -58,6 +58,18 @@ async def show(talk: Talk) -> None:
     await talk.say("settings", keyboards.settings(_overview(talk)))
 
 
+def _choices(talk: Talk, name: str) -> tuple[str, ...]:
+    """Those that may be drawn here; the first is always there."""
+    limits = talk.desk.limits
+    fits = {
+        "size": lambda choice: max(parse_size(choice)) <= limits.max_side,
+        "steps": lambda choice: int(choice) <= limits.max_steps,
+        "pictures": lambda choice: int(choice) <= limits.max_images,
+    }
+    first, *others = CHOICES[name]
+    return (first, *(choice for choice in others if name not in fits or fits[name](choice)))
+
+
 def _overview(talk: Talk) -> list[list[tuple[str, str]]]:
     return [[(f"{talk.text(name)}: {_label(talk, name, _current(talk, name))}", f"s:{name}")] for name in CHOICES]
 
@@ -85,13 +97,14 @@ async def press(talk: Talk, name: str, value: str | None) -> None:
     if query.message.chat.id != talk.user.id:  # in private only, where all buttons are one's own
         await talk.toast("not yours")
         return
-    if name not in CHOICES or (value is not None and value not in CHOICES[name]):
+    if name not in CHOICES or (value is not None and value not in _choices(talk, name)):
         await talk.toast("unknown button")
         return
     if value is None:
         current = _current(talk, name)
         options = [
-            (_marked(_label(talk, name, choice), choice == current), f"s:{name}:{choice}") for choice in CHOICES[name]
+            (_marked(_label(talk, name, choice), choice == current), f"s:{name}:{choice}")
+            for choice in _choices(talk, name)
         ]
         rows = [options[start : start + 2] for start in range(0, len(options), 2)]
         rows.append([(talk.text("back"), f"s:{name}:{current}")])

@@ -376,8 +376,8 @@ class Store:
 
     def _remove(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            for file in (self.folder / "pictures").glob(f"{job.id}-*.png"):
-                file.unlink(missing_ok=True)
+            for number in range(job.request.get("num_images", 1)):  # to look for them would list all pictures there are
+                self.picture_file(job.id, number).unlink(missing_ok=True)
             if job.request.get("init"):
                 self.input_file(job.request["init"]).unlink(missing_ok=True)
         with self._transaction():

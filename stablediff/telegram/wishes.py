@@ -116,7 +116,8 @@ def _add(talk: Talk, kind: str, request: dict[str, Any], seeds: list[int], state
 
 async def _is_too_much(talk: Talk, cost: float) -> bool:
     desk, options = talk.desk, talk.desk.options
-    waiting = len(desk.store.jobs_in("queued", "drawn", user=talk.user.id))
+    # What goes into a pack may wait for long, and nobody can cancel it.
+    waiting = sum(job.kind != "pack" for job in desk.store.jobs_in("queued", "drawn", user=talk.user.id))
     used = desk.usage.of(talk.user.id)
     if len(desk.queue) >= MOST_WAITING:
         await talk.say("full")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stablediff.errors import RequestError
-from stablediff.files import write_whole
+from stablediff.files import DRAFT, write_whole
 from stablediff.images import read_parameters
 from stablediff.web.shelf import Drawn
 
@@ -38,6 +38,8 @@ class Archive:
     def __init__(self, folder: Path, limit: float = _GIGABYTES * 1e9) -> None:
         self.folder, self.limit = folder, limit
         self._lock = threading.Lock()
+        for draft in folder.glob(f"*/{DRAFT}*"):  # of a server that was killed
+            draft.unlink(missing_ok=True)
         self._bytes = sum(path.stat().st_size for path in folder.glob("*/*.png"))
 
     @staticmethod

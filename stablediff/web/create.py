@@ -178,13 +178,9 @@ def make_create(studio: Studio) -> Create:
         **WATCHING,
     )
     settings.lock.click(seed_of, stage.recipe, named["seed"], **QUIET)
-    outputs = [*stage.outputs, *slots.values()]
-    varying = vary.click(
-        _again(studio, stage, slots, variations), [language, stage.shelf, stage.chosen], outputs, **WATCHING
-    )
-    scaling = upscale.click(
-        _again(studio, stage, slots, upscaled), [language, stage.shelf, stage.chosen], outputs, **WATCHING
-    )
+    picture = [language, stage.shelf, stage.chosen]
+    varying = vary.click(_again(studio, stage, variations), picture, stage.outputs, **WATCHING)
+    scaling = upscale.click(_again(studio, stage, upscaled), picture, stage.outputs, **WATCHING)
 
     def restore_file(language: str, path: str | None) -> dict[Any, Any]:
         if not path:
@@ -204,8 +200,8 @@ def make_create(studio: Studio) -> Create:
     return Create(named, slots, settings, stage, edit, restore, restored, about, examples, knows, known)
 
 
-def _again(studio: Studio, stage: Stage, slots: dict[str, Any], make: Callable[[Drawn, Limits], Request]) -> Any:
-    """Draws from the chosen picture."""
+def _again(studio: Studio, stage: Stage, make: Callable[[Drawn, Limits], Request]) -> Any:
+    """Draws from the chosen picture. No control is to blame for what is refused, so that it is told in the status."""
 
     async def again(
         visitor: gr.Request, language: str, shelf: list[Drawn], chosen: int
@@ -217,7 +213,7 @@ def _again(studio: Studio, stage: Stage, slots: dict[str, Any], make: Callable[[
             studio.limits.check(resolve(request, studio.models.current))
             return request
 
-        async for answer in studio.draw(visitor, stage, slots, language, shelf, wanted):
+        async for answer in studio.draw(visitor, stage, {}, language, shelf, wanted):
             yield answer
 
     return again

@@ -17,7 +17,8 @@ window.stablediff = (() => {
       const change = database.transaction('pictures', mode);
       const request = work(change.objectStore('pictures'));
       change.oncomplete = () => { database.close(); good(request && request.result); };
-      change.onerror = () => { database.close(); bad(change.error); };
+      // Of a store that is full only this is told.
+      change.onerror = change.onabort = () => { database.close(); bad(change.error); };
     });
   };
   const recipeOf = bytes => {
@@ -43,7 +44,11 @@ window.stablediff = (() => {
     const bytes = await (await fetch(url)).arrayBuffer(), recipe = recipeOf(bytes);
     if (recipe === null) return false;
     const blob = new Blob([bytes], { type: 'image/png' });
-    await ask('readwrite', store => store.put({ recipe, blob, time }));
+    const put = () => ask('readwrite', store => store.put({ recipe, blob, time }));
+    await put().catch(async () => {  // the oldest make room
+      for (const old of (await all()).slice(-10)) await remove(old.recipe);
+      await put();
+    });
     return true;
   };
   const tidy = async () => {
@@ -79,11 +84,12 @@ SAVE_FINISHED = "(gallery, job, recipe) => { if (recipe) window.stablediff.save(
 # What the server has kept and this browser has not; its files are named by their microseconds. The server knows this
 # browser by a secret that it makes up for itself.
 KNOWN = r"""async () => {
-  if (!/(^|; )COOKIE=/.test(document.cookie)) {
-    const bytes = [...crypto.getRandomValues(new Uint8Array(24))];
-    const secret = bytes.map(byte => byte.toString(16).padStart(2, '0')).join('');
-    document.cookie = `COOKIE=${secret}; path=/; max-age=31536000; SameSite=Lax`;
-  }
+  const bytes = [...crypto.getRandomValues(new Uint8Array(24))];
+  const fresh = bytes.map(byte => byte.toString(16).padStart(2, '0')).join('');
+  const secret = (/(?:^|; )COOKIE=([^;]*)/.exec(document.cookie) || [])[1] || fresh;
+  const secure = location.protocol === 'https:' ? '; Secure' : '';
+  // Again at each visit: browsers forget what a script wrote a week or a year ago.
+  document.cookie = `COOKIE=${secret}; path=/; max-age=31536000; SameSite=Lax${secure}`;
   return JSON.stringify((await window.stablediff.all()).map(picture => picture.recipe));
 }""".replace("COOKIE", COOKIE)
 ADOPT = "files => { window.stablediff.adopt(files); }"

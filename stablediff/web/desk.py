@@ -20,7 +20,9 @@ from stablediff.web.lent import generate
 from stablediff.web.models import Models
 
 _ALONE = 60.0  # seconds that a job goes on while nobody watches
-_KEPT = 24  # finished jobs, for pages that come back
+_KEPT = 24  # finished jobs, for pages that come back,
+_KEPT_FOR = 600.0  # and all that ended within so many seconds,
+_MOST_PIXELS = 100_000_000  # as long as their pictures have no more
 _GLANCE = 0.05  # seconds between two looks at a job
 _REPORT = 0.2  # seconds between two that are told: a reader sees no more, and a phone draws each of them
 _BREATH = 5.0  # seconds after which a job is shown again though nothing has changed
@@ -169,9 +171,12 @@ class Desk:
             job.tell("done")
 
     def _forget(self) -> None:
-        finished = [key for key, job in self._jobs.items() if job.state == "done"]
-        for key in finished[:-_KEPT]:
-            del self._jobs[key]
+        finished = [job for job in self._jobs.values() if job.state == "done"]
+        pixels = sum(image.width * image.height for job in finished for image in job.images)
+        for job in finished[:-_KEPT]:
+            if job.since_end > _KEPT_FOR or pixels > _MOST_PIXELS:
+                pixels -= sum(image.width * image.height for image in job.images)
+                del self._jobs[job.key]
 
     def _run(self) -> None:
         while True:

@@ -35,13 +35,20 @@ const render = async () => {
     image.loading = 'lazy';
     const line = make('div', 'line', ''), again = make('button', 'again', words.again);
     const keep = make('a', 'keep', words.download), gone = make('button', 'gone', words.delete);
+    for (const control of [again, keep, gone]) {
+      control.setAttribute('aria-label', control.textContent + ': ' + image.alt);
+    }
     again.onclick = () => trigger('select', { recipe: picture.recipe });
     keep.href = url;
     keep.download = 'stablediff-' + ((/Seed: (\d+)/.exec(picture.recipe) || [])[1] || '') + '.png';
     gone.onclick = async () => {
       await window.stablediff.remove(picture.recipe);
       trigger('delete', { recipe: picture.recipe });
-      render();
+      const place = pictures.indexOf(picture);
+      await render();
+      // Who goes by the keyboard stays where the picture was.
+      const left = element.querySelectorAll('.gone');
+      (left[Math.min(place, left.length - 1)] || element.querySelector('.quiet')).focus();
     };
     line.append(again, keep, gone);
     card.append(image, make('div', 'words', image.alt), line);
@@ -56,7 +63,9 @@ const render = async () => {
     trigger('clear', {});
     render();
   };
-  place.replaceChildren(make('p', 'quiet', pictures.length ? words.kept : words.empty), shown);
+  const line = make('p', 'quiet', pictures.length ? words.kept : words.empty);
+  line.tabIndex = -1;
+  place.replaceChildren(line, shown);
   if (pictures.length) place.append(empty);
 };
 watch('value', render);

@@ -133,8 +133,10 @@ def film_of(studio: Studio, job: Job | None) -> Film | None:
     recorder = job.work.observers[0]
     if not isinstance(recorder, Recorder) or not recorder.record.moments:
         return None
-    request = resolve(job.work.requests[0], recorder.pipeline)
-    return Film(request, recorder.record, recorder.pipeline, studio.repository)
+    pipeline = recorder.pipeline
+    if pipeline is None:  # another model has taken its place
+        return None
+    return Film(resolve(job.work.requests[0], pipeline), recorder.record, pipeline, studio.repository)
 
 
 def frame(film: Film | None, step: Any, language: str) -> tuple[Any, Any, Any]:

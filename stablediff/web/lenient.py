@@ -20,6 +20,7 @@ from stablediff.files import write_whole
 
 _MOST_BYTES = 10_000_000  # of one picture
 _MOST_LAYERS = 8
+_INDICES = {"null", *map(str, range(_MOST_LAYERS))}
 _ALL_BYTES = 200_000_000  # of all pictures whose visitors have not yet pressed a button
 _blobs: dict[str, Any] = {}  # what browsers have sent of their editors, until its button is heard
 
@@ -52,7 +53,8 @@ def _files(self: Any, payload: EditorData | None) -> Any:  # noqa: ARG001 (a met
 def _accept_blobs(self: Any, data: AcceptBlobs) -> None:
     """The browser sends pictures one by one before it says what to do with them."""
     blob, index = data.files[0][1], str(data.data.get("index") or 0)
-    if len(blob) > _MOST_BYTES or (index.isdigit() and int(index) >= _MOST_LAYERS):
+    # Gradio makes a list as long as the index says, and reads "+9" and "1_000" as numbers.
+    if len(blob) > _MOST_BYTES or index not in _INDICES:
         raise HTTPException(413, f"a picture has at most {_MOST_BYTES // 10**6} MB and {_MOST_LAYERS} layers")
     gr.ImageEditor.accept_blobs(self, data)
     while sum(map(_size, _blobs.values())) > _ALL_BYTES:

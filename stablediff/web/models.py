@@ -9,7 +9,7 @@ from stablediff.pace.estimate import memory_for, seconds_for
 from stablediff.pace.plan import make_plan
 from stablediff.pace.speed import Speed
 from stablediff.pipeline import Pipeline
-from stablediff.request import Request, ResolvedRequest
+from stablediff.request import Limits, Request, ResolvedRequest
 from stablediff.web.lent import is_lent
 
 
@@ -19,9 +19,12 @@ class Models:
     `load(name, progress=…)` makes a pipeline. Only the worker's thread calls `get`.
     """
 
-    def __init__(self, pipeline: Pipeline, names: Sequence[str], load: Callable[..., Pipeline]) -> None:
+    def __init__(
+        self, pipeline: Pipeline, names: Sequence[str], load: Callable[..., Pipeline], limits: Limits | None = None
+    ) -> None:
         self.names = tuple(dict.fromkeys(names)) or (pipeline.name,)
-        self.name, self.current, self.load = self.names[0], pipeline, load
+        self.limits = limits or Limits()
+        self.name, self.current, self.load = self.names[0], self._limited(pipeline), load
         self.speeds: dict[str, Speed] = {}
 
     def get(self, name: str, report: Progress) -> Pipeline:
@@ -29,11 +32,15 @@ class Models:
         if name != self.name:
             report("loading", 0.0)
             # The former one stays until the new one is there.
-            self.current, self.name = self.load(name, progress=report), name
+            self.current, self.name = self._limited(self.load(name, progress=report)), name
         if name not in self.speeds:
             report("measuring", 0.0)
             self.speeds[name] = measure(self.current)
         return self.current
+
+    def _limited(self, pipeline: Pipeline) -> Pipeline:
+        pipeline.config = self.limits.within(pipeline.config)
+        return pipeline
 
     @property
     def speed(self) -> Speed | None:

@@ -44,7 +44,7 @@ def build_page(
     read, if there is one.
     """
     limits = limits or Limits()
-    known = Models(pipeline, models, loader)
+    known = Models(pipeline, models, loader, limits)
 
     def keep(job: Job) -> None:
         if archive is not None and len(job.work.requests) == 1:  # a comparison's are of no use alone

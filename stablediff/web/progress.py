@@ -86,4 +86,4 @@ def closing(job: Job) -> str:
 
 def lost(language: str) -> str:
     """The server knows nothing of the job: it was started again meanwhile."""
-    return wrong("the server was restarted, and the job is lost: start it again", language)
+    return wrong("the server no longer has this job: start it again", language)

@@ -32,8 +32,11 @@ def launch_options(environment: Mapping[str, str] = os.environ) -> dict[str, Any
 
 def read_mcp(text: str) -> bool:
     """Whether programs that speak the Model Context Protocol may draw. Raises RequestError."""
-    if text.strip().lower() in ("", "0", "false", "no"):
+    said = text.strip().lower()
+    if said in ("", "0", "false", "no", "off"):
         return False
+    if said not in ("1", "true", "yes", "on"):
+        raise RequestError(f"STABLEDIFF_MCP is {text[:50]!r}: write 1 for an MCP server, or 0 for none")
     if find_spec("mcp") is None:
         raise RequestError("STABLEDIFF_MCP asks for an MCP server: install it with pip install '.[mcp]'")
     return True
