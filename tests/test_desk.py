@@ -183,6 +183,26 @@ def test_loading_is_told_in_shares(toy_folder: Path) -> None:
     assert shares[-1] == 1.0
 
 
+def test_finished_jobs_are_kept_for_a_while_and_then_the_last_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = toy_pipeline()
+    desk = Desk(Models(pipeline, [], lambda _name, **_options: pipeline), Limits())
+    monkeypatch.setattr(module, "_KEPT", 1)
+
+    def draw() -> Job:
+        job = desk.submit("ann", work(1))
+        finish(desk, job)
+        return job
+
+    jobs = [draw() for _ in range(4)]
+    assert all(desk.find(job.key) for job in jobs)
+    monkeypatch.setattr(module, "_MOST_PIXELS", 2 * 64 * 64)
+    jobs.append(draw())  # of the four that are there then, two have room
+    assert [desk.find(job.key) is not None for job in jobs] == [False, False, True, True, True]
+    monkeypatch.setattr(module, "_KEPT_FOR", 0.0)
+    jobs.append(draw())
+    assert [desk.find(job.key) is not None for job in jobs[-3:]] == [False, True, True]
+
+
 def test_a_job_that_nobody_watches_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline: Pipeline = toy_pipeline()
     desk = Desk(Models(pipeline, [], lambda _name, **_options: pipeline), Limits())

@@ -1,5 +1,6 @@
 """What an observer sees of a run is true, and its looking changes nothing."""
 
+import gc
 import io
 import itertools
 from pathlib import Path
@@ -25,6 +26,16 @@ def record(pipeline: Pipeline, **wishes: object) -> tuple[Recorder, Result]:
     *_, result = generate(pipeline, Request(**wishes), observer=recorder)  # type: ignore[arg-type]
     assert isinstance(result, Result)
     return recorder, result
+
+
+def test_who_looks_on_holds_no_model_back() -> None:
+    pipeline = toy_pipeline()
+    recorder, _ = record(pipeline, prompt="cat", num_steps=2)
+    assert recorder.pipeline is pipeline
+    del pipeline
+    gc.collect()
+    assert recorder.pipeline is None
+    assert len(recorder.record.moments) == 2
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -14,9 +14,11 @@ from stablediff.web.page import build_page
 
 
 def test_nobody_is_let_in_unless_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    for words in ("", "0", "false"):
+    for words in ("", "0", "false", "off"):
         assert serving.launch_options({"STABLEDIFF_MCP": words})["mcp_server"] is False
     monkeypatch.setattr(serving, "find_spec", lambda _name: None)
+    with pytest.raises(RequestError, match="write 1 for an MCP server, or 0 for none"):
+        serving.launch_options({"STABLEDIFF_MCP": "perhaps"})
     with pytest.raises(RequestError, match=r"pip install '\.\[mcp\]'"):
         serving.launch_options({"STABLEDIFF_MCP": "1"})
     monkeypatch.setattr(serving, "find_spec", lambda _name: True)

@@ -65,13 +65,14 @@ def test_pictures_are_measured_before_they_are_decoded(raw: Raw) -> None:
 
 
 def test_the_browsers_own_way_of_sending_pictures_has_its_bounds(raw: Raw) -> None:
-    def send(index: int, data: bytes) -> int:
+    def send(index: int | str, data: bytes) -> int:
         fields = {"component_id": raw.ids["editor"], "fn_name": "accept_blobs", "session_hash": "x", "id": "one"}
         words = {name: (None, str(value)) for name, value in (fields | {"type": "layer", "index": index}).items()}
         return raw.client.post("gradio_api/component_server", files={**words, "file": ("blob", data)}).status_code
 
     assert send(0, b"abc") == 200
-    assert send(10**9, b"abc") == 413  # a list as long as this would take the machine's memory
+    for index in (10**9, "+1000000000", " 1000000000", "1_000_000_000", "-1", "8"):
+        assert send(index, b"abc") == 413, index  # a list as long as this would take the machine's memory
     assert send(0, b"a" * 11_000_000) == 413
 
 

@@ -3,15 +3,16 @@
 import dataclasses
 import io
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from stablediff import Request, RequestError
-from stablediff.config import Defaults
+from stablediff.config import SD1, Defaults
 from stablediff.images import png_bytes
-from stablediff.request import interval_text, parse_interval, parse_size
+from stablediff.request import Limits, interval_text, parse_interval, parse_size
 
 PICTURE = Image.new("RGB", (64, 64))
 NAN, INF = math.nan, math.inf
@@ -285,3 +286,20 @@ def test_what_is_no_size_is_refused(text: str):
     with pytest.raises(RequestError, match="is not a size: write width x height") as caught:
         parse_size(text)
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("limits", "steps", "width", "height"),
+    [
+        (Limits(), 12, 512, 768),
+        (Limits(max_side=768), 12, 512, 768),
+        (Limits(max_side=400), 12, 264, 400),
+        (Limits(max_side=64), 12, 64, 64),
+        (Limits(max_steps=5), 5, 512, 768),
+    ],
+)
+def test_what_a_model_does_by_itself_is_within_the_limits(limits: Limits, steps: int, width: int, height: int):
+    usual = replace(SD1.defaults, num_steps=12, width=512, height=768)
+    narrowed = limits.within(replace(SD1, defaults=usual))
+    assert narrowed.defaults == replace(usual, num_steps=steps, width=width, height=height)
+    limits.check(Request(seed=0).resolve(narrowed.defaults, None))

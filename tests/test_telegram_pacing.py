@@ -1,6 +1,7 @@
 """When calls may go out: Telegram's limits hold, small answers pass, and no chat holds up another."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -162,6 +163,28 @@ def test_who_left_the_line_costs_nothing() -> None:
         world.tasks[-2].cancel()
         await world.pass_time(3.1)
         assert [what for _, _, what in world.gone[20:]] == ["stays"]
+
+    run(scene)
+
+
+def test_who_leaves_when_it_is_let_go_gives_its_slot_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(world: World) -> None:
+        pacer = world.pacer
+        monkeypatch.setattr(pacer, "PATIENCE", 0.01)
+        for _ in range(20):
+            world.ask(GROUP, "first", Lane.DELIVERY)
+        await world.pass_time(0)
+        flying = pacer._flying
+        world.ask(GROUP, "late", Lane.PLACE)
+        await _let_run()
+        (_, turn), *_ = pacer._waiting[Lane.PLACE][GROUP]
+        time.sleep(0.02)  # so that its patience ends in the very round in which it may go
+        world.now = 1000.0
+        pacer.release()
+        assert turn.done()
+        await asyncio.sleep(0.02)
+        await _let_run()
+        assert pacer._flying == flying
 
     run(scene)
 
