@@ -174,6 +174,10 @@ def test_a_days_work_is_counted_and_a_new_day_starts_afresh() -> None:
     usage.add(1, 2.5)
     usage.add(1, 1)
     assert (usage.of(1), usage.of(2)) == (3.5, 0)
+    usage.give_back(1, 1)
+    assert usage.of(1) == 2.5
+    usage.give_back(2, 1)  # of a day that is over
+    assert usage.of(2) == 0
     usage._day = usage._day.replace(year=2000)
     assert usage.of(1) == 0
 

@@ -45,6 +45,10 @@ class Usage:
     def add(self, user: int, cost: float) -> None:
         self._used[user] = self.of(user) + cost
 
+    def give_back(self, user: int, cost: float) -> None:
+        """Of what was never begun; yesterday's is forgotten already."""
+        self._used[user] = max(self.of(user) - cost, 0.0)
+
 
 @dataclass
 class Desk:
@@ -90,6 +94,7 @@ class Desk:
         if self.queue.place(job.id) is not None:
             self.store.close_job(job.id, text(job.language, "cancelled"))  # first, because it may fail
             self.queue.remove(job.id)
+            self.usage.give_back(job.user_id, self.cost(job.request))
             self.wake_courier.set()
             return True
         return False
