@@ -101,7 +101,8 @@ def _save(result: Result, out: Path | None, pipeline: Pipeline) -> StableDiffErr
 def _compare(like: Path, pipeline: Pipeline) -> None:
     """Tells of all that will not be as it was with the picture that is repeated."""
     told = read_parameters(like) or ""
-    model, decoder = parse(told).get("Model"), parse(told).get("Decoder")
+    fields = parse(told)
+    model, decoder = fields.get("Model"), fields.get("Decoder")
     if model is not None and model != pipeline.name:
         print(
             f"note: {like} was drawn with {model}, and this will be with {pipeline.name}: see --model", file=sys.stderr

@@ -1,6 +1,6 @@
 """A location on disk -> networks with their weights: strict, memory-mapped, one tensor at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -95,31 +95,28 @@ def _load_folder(location: Location, builder: Builder, allow_pickle: bool) -> Pa
 
 def weight_files(folder: Path, allow_pickle: bool) -> list[Path]:
     """The files of one part: whole or in shards, in full precision rather than float16, pickles only if allowed."""
-    for stem in ("diffusion_pytorch_model", "model"):
-        for variant in ("", ".fp16"):
-            whole = folder / f"{stem}{variant}.safetensors"
-            if whole.is_file():
-                return [whole]
-            index = folder / f"{stem}.safetensors.index{variant}.json"
-            if index.is_file():
-                return _shards(index)
-    pickles = _pickles(folder)
+    files = _usual(folder, ("diffusion_pytorch_model", "model"), ".safetensors")
+    if files:
+        return files
+    # Old repositories keep several variants side by side, and the plain name is the one to draw with.
+    pickles = _usual(folder, ("diffusion_pytorch_model", "pytorch_model"), ".bin")
+    pickles = pickles or sorted(p for p in folder.glob("*.bin") if p.is_file())[:1]
     if pickles and allow_pickle:
         return pickles
     also = " (only pickles, which can run code: get the safetensors version, or --allow-pickle)" if pickles else ""
     raise CheckpointError(f"{folder} has no .safetensors weights{also}: the model is not complete, get it again.")
 
 
-def _pickles(folder: Path) -> list[Path]:
-    """Old repositories keep several variants side by side, and the plain name is the one to draw with."""
-    for stem in ("diffusion_pytorch_model", "pytorch_model"):
+def _usual(folder: Path, stems: Sequence[str], ending: str) -> list[Path]:
+    """The files under the names that diffusers and transformers give them; empty if there are none."""
+    for stem in stems:
         for variant in ("", ".fp16"):
-            whole, index = folder / f"{stem}{variant}.bin", folder / f"{stem}.bin.index{variant}.json"
+            whole, index = folder / f"{stem}{variant}{ending}", folder / f"{stem}{ending}.index{variant}.json"
             if whole.is_file():
                 return [whole]
             if index.is_file():
                 return _shards(index)
-    return sorted(p for p in folder.glob("*.bin") if p.is_file())[:1]
+    return []
 
 
 def _shards(index: Path) -> list[Path]:

@@ -153,10 +153,8 @@ def _choices() -> str:
 def _folder(path: Path) -> Location:
     for place in (path, *_results(path)):
         if (place / "model_index.json").is_file():
-            name = _name_of(place)
-            return Location(
-                place.resolve().name if name in BUNDLED else name, place
-            )  # only the bundled one is called so
+            name = _name_of(place)  # only the bundled one is called as it is
+            return Location(place.resolve().name if name in BUNDLED else name, place)
         if (place / LORA_FILE).is_file():
             raise CheckpointError(f"{place} holds a LoRA and no whole model: give it with --lora")
     singles = sorted(p for p in path.iterdir() if p.suffix.lower() in WEIGHT_SUFFIXES and p.name != STATE)

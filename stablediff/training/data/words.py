@@ -64,10 +64,9 @@ _HEAD = re.compile(
     r"^(?P<head>person|man|woman)(?P<rest> .+|)$|"
     rf"^(?P<noun>.+?)(?P<more>(?:[:,]| (?:{_AFTER_NOUN})) .+| (?:up|down)|)$"
 )
+_ALIKE = ("fish", "blowfish", "jellyfish", "sheep", "deer", "moose", "shrimp", "bison", "aircraft", "rhinoceros")
 _IRREGULAR = {
     "person": "people",
-    "man": "men",
-    "woman": "women",
     "child": "children",
     "mouse": "mice",
     "goose": "geese",
@@ -86,21 +85,7 @@ _IRREGULAR = {
     "merperson": "merpeople",
     "mosquito": "mosquitoes",
     "volcano": "volcanoes",
-    **{
-        same: same
-        for same in (
-            "fish",
-            "blowfish",
-            "jellyfish",
-            "sheep",
-            "deer",
-            "moose",
-            "shrimp",
-            "bison",
-            "aircraft",
-            "rhinoceros",
-        )
-    },
+    **{same: same for same in _ALIKE},
 }
 
 
@@ -119,7 +104,7 @@ def plural(name: str) -> str:
     if match is None or re.match("(people|men|women) ", name):
         return name
     if match["head"]:  # "man running", "man teacher"
-        head, rest = _IRREGULAR[match["head"]], match["rest"]
+        head, rest = _plural_word(match["head"]), match["rest"]
         is_noun = re.fullmatch(" [^ ]+( [^ ]+)?", rest) and not re.match(rf" ([^ ]+ing|{_AFTER_NOUN})\b", rest)
         return head + (f" {plural(rest[1:])}" if is_noun else rest)
     before, blank, word = match["noun"].rpartition(" ")
